@@ -1,0 +1,63 @@
+"""The console script: chooses a command and imports only what that one needs."""
+
+import importlib
+import pkgutil
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from types import ModuleType
+
+import lightning_seq
+from lightning_seq import commands
+from lightning_seq.errors import InputError, did_you_mean
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command and returns the exit status: 0, 1 for bad input, 2 for wrong usage."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    argv = [argument for argument in argv if argument != "--debug"]
+    try:
+        return _dispatch(argv)
+    except InputError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _dispatch(argv: list[str]) -> int:
+    by_name = {name: module for module in _modules() for name in module.COMMANDS}
+    if not argv or argv[0].startswith("-"):
+        _parser(by_name).parse_args(argv or ["--help"])
+        return 0
+    if argv[0] not in by_name:
+        hint = did_you_mean(argv[0], by_name)
+        print(f"error: no command {argv[0]!r}{hint}: lightning-seq --help lists them", file=sys.stderr)
+        return 2
+    status: int = by_name[argv[0]].main(argv)
+    return status
+
+
+def _modules() -> list[ModuleType]:
+    """Every file of commands/: each imports what is heavy only when it is run."""
+    return [importlib.import_module(f"{commands.__name__}.{m.name}") for m in pkgutil.iter_modules(commands.__path__)]
+
+
+def _parser(by_name: dict[str, ModuleType]) -> ArgumentParser:
+    lines = [f"  {name:10s} {module.COMMANDS[name]}" for name, module in by_name.items()]
+    parser = ArgumentParser(
+        prog="lightning-seq",
+        usage="lightning-seq [--version] COMMAND ...",
+        description="Train sequence models with PyTorch Lightning, and see what they learn.",
+        epilog="\n".join(["commands:", *lines, "", "`COMMAND --help` explains one; --debug shows tracebacks."]),
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=lightning_seq.__version__)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

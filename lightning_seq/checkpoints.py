@@ -1,0 +1,86 @@
+"""What a checkpoint knows beyond its weights: which class wrote it, and with which tokenizer."""
+
+import importlib
+import pickle
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import LightningModule
+
+from lightning_seq.errors import InputError
+
+KEY = "lightning_seq"
+"""The checkpoint's entry that is ours."""
+
+FORMAT = 1
+
+
+def describe(model: LightningModule, tokenizer: str | None) -> dict[str, Any]:
+    """Returns the entry that makes a checkpoint loadable by :func:`load`: plain strings and numbers."""
+    return {"format": FORMAT, "class_path": class_path(type(model)), "tokenizer": tokenizer}
+
+
+def class_path(cls: type) -> str:
+    """Returns ``module.Name``."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """Returns a checkpoint's content; only tensors and plain values are ever unpickled.
+
+    Raises:
+        InputError: There is no such file, it is cut short, or it is no checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"no checkpoint at {path}: give the path of a .ckpt file")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"{path} ({path.stat().st_size:,} bytes) is no whole checkpoint: it may be cut short, or hold "
+            "more than tensors and plain values; take another checkpoint of that run"
+        ) from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise InputError(f"{path} is no Lightning checkpoint: it has no state_dict")
+    return cast(dict[str, Any], checkpoint)
+
+
+def load(path: str | Path, trust: bool = False) -> Any:
+    """Returns the model of a checkpoint, on the CPU and in evaluation mode, with its tokenizer.
+
+    Args:
+        path: A .ckpt file.
+        trust: Whether a class outside this package that the checkpoint names may be imported. One that your
+            program has imported already needs no trust.
+
+    Raises:
+        InputError: The file is no whole checkpoint, does not name its class, or names one that is not
+            trusted.
+    """
+    entry = read(path).get(KEY)
+    if entry is None:
+        raise InputError(
+            f"{path} does not say which class wrote it: use TheClass.load_from_checkpoint({str(path)!r})"
+        )
+    cls = _import_class(entry["class_path"], trust)
+    return cls.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
+
+
+def _import_class(path: str, trust: bool) -> Any:
+    module, _, name = path.rpartition(".")
+    if not (trust or module in sys.modules or module.split(".")[0] == __package__):
+        raise InputError(
+            f"the checkpoint was written by {path}, which is not part of lightning_seq: import that class "
+            "before, or say trust=True (--trust) if you trust the checkpoint's author"
+        )
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"the checkpoint was written by {path}, which cannot be imported ({error}): "
+            "run where that module can be found"
+        ) from error

@@ -1,0 +1,124 @@
+"""Tokenized text on disk: built once, memory-mapped by every rank, never half-written."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from lightning_seq.data.disk import explaining_disk_errors, scratch_folder, write_file
+
+FORMAT = 1
+FILES = ("tokens.bin", "documents.npy", "meta.json")
+
+Encoded = Iterable[tuple[str, npt.NDArray[Any]]]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much text a store holds, in the units that make perplexities comparable."""
+
+    tokens: int
+    documents: int
+    characters: int
+    bytes: int
+
+
+class TokenStore:
+    """The tokens of one text: a folder with tokens.bin, documents.npy and meta.json."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+        self.counts = Counts(**meta["counts"])
+        self.dtype = np.dtype(meta["dtype"])
+        self._tokens: npt.NDArray[Any] | None = None
+
+    @property
+    def tokens(self) -> npt.NDArray[Any]:
+        """The ids (tokens,), uint16 or uint32, mapped when first asked for."""
+        if self._tokens is None:
+            self._tokens = np.empty(0, dtype=self.dtype)
+            if len(self):  # an empty file cannot be mapped
+                self._tokens = np.asarray(np.memmap(self.path / "tokens.bin", dtype=self.dtype, mode="r"))
+        return self._tokens
+
+    @property
+    def documents(self) -> npt.NDArray[np.int64]:
+        """Where each document starts and, last, where the text ends (documents + 1,)."""
+        starts: npt.NDArray[np.int64] = np.load(self.path / "documents.npy")
+        return starts
+
+    def __len__(self) -> int:
+        return self.counts.tokens
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_tokens": None}  # another process maps the file anew
+
+    @classmethod
+    def open(cls, path: Path) -> Self | None:
+        """Returns the store at ``path``, or None where there is no whole one."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            store = cls(path)
+            size = (path / "tokens.bin").stat().st_size
+            if size == len(store) * store.dtype.itemsize and len(store.documents) == store.counts.documents + 1:
+                return store
+        return None
+
+    @classmethod
+    def open_or_build(cls, path: Path, encoded: Callable[[], Encoded], vocab_size: int) -> Self:
+        """Returns the store at ``path``, built from ``encoded()`` where there is no whole one.
+
+        Any number of processes may do this at once: each builds in a folder of its own, the first to finish
+        renames it into place, and the others discard theirs.
+        """
+        if store := cls.open(path):
+            return store
+        with scratch_folder(path) as folder:
+            _write(folder, encoded(), np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32))
+            with explaining_disk_errors(path.parent):
+                _move_into_place(folder, path)
+                return cls(path)
+
+
+@dataclass
+class _Tally:
+    """Counts texts on their way to the disk."""
+
+    lengths: list[int] = field(default_factory=list)
+    characters: int = 0
+    bytes: int = 0
+
+    def counting(self, encoded: Encoded, dtype: np.dtype[Any]) -> Iterator[bytes]:
+        for text, ids in encoded:
+            self.lengths.append(len(ids))
+            self.characters += len(text)
+            self.bytes += len(text.encode("utf-8"))
+            yield ids.astype(dtype).tobytes()
+
+
+def _write(folder: Path, encoded: Encoded, dtype: np.dtype[Any]) -> None:
+    tally = _Tally()
+    write_file(folder / "tokens.bin", tally.counting(encoded, dtype))
+    counts = Counts(sum(tally.lengths), len(tally.lengths), tally.characters, tally.bytes)
+    starts = BytesIO()
+    np.save(starts, np.cumsum([0, *tally.lengths], dtype=np.int64))
+    write_file(folder / "documents.npy", [starts.getvalue()])
+    meta = {"format": FORMAT, "dtype": dtype.name, "counts": asdict(counts)}
+    write_file(folder / "meta.json", [json.dumps(meta).encode("utf-8")])
+
+
+def _move_into_place(folder: Path, path: Path) -> None:
+    try:
+        folder.rename(path)
+    except OSError:
+        if TokenStore.open(path):
+            return  # another process was first, and its store is as good
+        with scratch_folder(path) as damaged:
+            path.rename(damaged / "damaged")
+        _move_into_place(folder, path)

@@ -1,0 +1,113 @@
+"""Sampling from a network, token by token, without ever running over the prefix twice."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from lightning_seq.errors import InputError
+from lightning_seq.networks.base import Network, evaluating
+
+
+def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
+    """Raises an :class:`InputError` for settings that no distribution can be sampled with."""
+    if temperature < 0:
+        raise InputError(f"temperature is {temperature}: give 0 (always the likeliest token) or more")
+    if top_k is not None and top_k < 1:
+        raise InputError(f"top_k is {top_k}: give the number of tokens to choose from, at least 1")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise InputError(f"top_p is {top_p}: give a share of the probability, above 0 and at most 1")
+
+
+def sample(
+    logits: Tensor,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draws one token from each row of logits.
+
+    Args:
+        logits: ``(batch, vocab)``.
+        temperature: Divides the logits; 0 takes the likeliest token.
+        top_k: Only the ``top_k`` likeliest tokens take part.
+        top_p: Only the likeliest tokens that together hold this share of the probability take part (nucleus
+            sampling, Holtzman et al. 2020, https://arxiv.org/abs/1904.09751).
+        generator: Source of randomness, on the logits' device.
+
+    Returns:
+        Ids, ``(batch,)``.
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    probabilities = (logits.float() / temperature).softmax(-1)
+    if top_k is not None:
+        kept = probabilities.topk(min(top_k, probabilities.size(-1))).values[:, -1:]
+        probabilities = probabilities.masked_fill(probabilities < kept, 0)
+        probabilities = probabilities / probabilities.sum(-1, keepdim=True)
+    if top_p is not None:
+        ordered, order = probabilities.sort(-1, descending=True)
+        beyond = ordered.cumsum(-1) - ordered >= top_p  # the token that crosses the share stays
+        probabilities = probabilities.masked_fill(beyond.scatter(-1, order, beyond), 0)
+    return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)
+
+
+def stream(
+    network: nn.Module,
+    tokens: Tensor,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+) -> Iterator[Tensor]:
+    """Yields ``max_new_tokens`` times the next token of every row, ``(batch,)``.
+
+    The network reads the prompt once and then one token a step, from its own state (recurrent state or
+    key/value cache). A network that keeps no state is run over its last ``context_length`` tokens instead.
+
+    Args:
+        network: Keeps the contract of :mod:`lightning_seq.networks.base`.
+        tokens: The prompt, ``(batch, time)``, at least one token; what exceeds the network's context is cut
+            off at its beginning.
+        max_new_tokens: How many to draw.
+        temperature: See :func:`sample`.
+        top_k: See :func:`sample`.
+        top_p: See :func:`sample`.
+        seed: Makes the draw repeatable; the global random state is never touched.
+    """
+    check_sampling(temperature, top_k, top_p)
+    if tokens.size(1) == 0:
+        raise InputError("the prompt has no token: give at least one")
+    generator = torch.Generator(tokens.device)
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    context = getattr(network, "context_length", None) or tokens.size(1) + max_new_tokens
+    tokens = tokens[:, -context:]
+    step, state = tokens, None
+    if isinstance(network, Network):
+        state = network.initial_state(tokens.size(0), min(context, tokens.size(1) + max_new_tokens))
+    for _ in range(max_new_tokens):
+        with evaluating(network):
+            logits, state = network(step, state)
+            drawn = sample(logits[:, -1], temperature, top_k, top_p, generator)
+            step = drawn[:, None]
+            if state is None:
+                step = tokens = torch.cat([tokens, step], 1)[:, -context:]
+        yield drawn
+
+
+def generate(network: nn.Module, tokens: Tensor, max_new_tokens: int, **sampling: object) -> Tensor:
+    """Returns the prompt and ``max_new_tokens`` more, ``(batch, time + max_new_tokens)``.
+
+    Args:
+        network: See :func:`stream`.
+        tokens: See :func:`stream`.
+        max_new_tokens: See :func:`stream`.
+        **sampling: temperature, top_k, top_p and seed, see :func:`stream`.
+    """
+    drawn = stream(network, tokens, max_new_tokens, **sampling)  # type: ignore[arg-type]
+    return torch.cat([tokens, *(ids[:, None] for ids in drawn)], 1)

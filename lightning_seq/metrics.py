@@ -1,0 +1,63 @@
+"""How well a text is predicted: sums over tokens, divided once at the end."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lightning_seq.networks.base import IGNORE_INDEX
+
+
+class TextLoss(Metric):
+    """Loss in nats per token, perplexity, and bits per character of all that was seen.
+
+    Sums and counts are kept, over batches and ranks, and divided at the end: a mean of means, or of
+    perplexities, would weight short batches too much.
+
+    Args:
+        characters_per_token: How many characters each id stands for, ``(vocab,)``; None where that is
+            unknown, and then there are no bits per character.
+        dtype: Of the sum; fp64, except on devices that have none.
+        **kwargs: For torchmetrics' ``Metric``.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = False
+    nll: Tensor
+    tokens: Tensor
+    characters: Tensor
+
+    def __init__(
+        self,
+        characters_per_token: Tensor | None = None,
+        dtype: torch.dtype = torch.float64,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.add_state("nll", torch.zeros((), dtype=dtype), dist_reduce_fx="sum")
+        self.add_state("tokens", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("characters", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.register_buffer("characters_per_token", characters_per_token, persistent=False)
+        self.characters_per_token: Tensor | None
+
+    def update(self, nll: Tensor, targets: Tensor) -> None:
+        """Adds the negative log likelihoods of ``targets``, both ``(batch, time)``."""
+        scored = targets != IGNORE_INDEX
+        self.nll += nll.detach().to(self.nll.dtype).sum()
+        self.tokens += scored.sum()
+        if self.characters_per_token is not None:
+            self.characters += self.characters_per_token[targets[scored]].sum()
+
+    def compute(self) -> dict[str, Tensor]:
+        """Returns ``loss`` and ``perplexity``, and ``bits_per_character`` where characters are known.
+
+        NaN where nothing was scored.
+        """
+        loss = self.nll / self.tokens
+        result = {"loss": loss, "perplexity": loss.exp()}
+        if self.characters_per_token is not None:
+            result["bits_per_character"] = self.nll / math.log(2) / self.characters
+        return {name: value.float() for name, value in result.items()}

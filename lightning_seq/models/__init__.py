@@ -1,0 +1,13 @@
+"""LightningModules: a network, its loss, metrics and optimizer."""
+
+from lightning_seq.models.language_model import LanguageModel
+from lightning_seq.models.recurrent import GRULanguageModel, LSTMLanguageModel, RNNLanguageModel
+from lightning_seq.models.transformer import TransformerLanguageModel
+
+__all__ = [
+    "GRULanguageModel",
+    "LSTMLanguageModel",
+    "LanguageModel",
+    "RNNLanguageModel",
+    "TransformerLanguageModel",
+]

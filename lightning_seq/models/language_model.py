@@ -1,0 +1,280 @@
+"""The LightningModule that trains any network to predict the next token."""
+
+import sys
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from lightning_seq import checkpoints, generation
+from lightning_seq.errors import InputError
+from lightning_seq.metrics import TextLoss
+from lightning_seq.networks.base import IGNORE_INDEX, State, detach, reset_lanes
+from lightning_seq.networks.heads import negative_log_likelihood
+from lightning_seq.optimization import Schedule, adamw, learning_rate_schedule
+
+Batch = dict[str, Tensor]
+
+
+class LanguageModel(LightningModule):
+    """Trains a network to predict the next token, carrying its state along where the data says so.
+
+    A batch is a dict of ``inputs`` and ``targets``, both ``(batch, time)``, and, where lanes of text go on
+    from batch to batch, ``continues`` ``(batch,)``: then the state is carried on (truncated back-propagation
+    through time), cut from the graph, and reset in the lanes that begin anew.
+
+    Args:
+        network: Called as ``network(tokens, state, targets)``, see :mod:`lightning_seq.networks.base`.
+        learning_rate: The highest that the schedule reaches.
+        weight_decay: Of matrices; biases and gains do not decay.
+        betas: AdamW's averaging factors.
+        schedule: How the learning rate goes on after the warm-up: ``constant``, or ``cosine`` or ``linear``
+            until trainer.max_steps.
+        warmup_steps: Steps over which the learning rate rises from near 0.
+        final_learning_rate_share: The share of the learning rate that is left at the end.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.01,
+        betas: tuple[float, float] = (0.9, 0.95),
+        schedule: Schedule = "constant",
+        warmup_steps: int = 0,
+        final_learning_rate_share: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if learning_rate <= 0:
+            raise InputError(f"learning_rate is {learning_rate}: give a number above 0")
+        self.network = network
+        self.learning_rate, self.weight_decay, self.betas = learning_rate, weight_decay, betas
+        self.schedule: Schedule = schedule
+        self.warmup_steps, self.final_learning_rate_share = warmup_steps, final_learning_rate_share
+        self.tokenizer: Tokenizer | None = None
+        self._states: dict[str, State] = {}  # one for training, one for evaluation; never buffers
+        self._evaluation: TextLoss | None = None
+        self._logged_step = 0
+        self._restart_clock()
+
+    # -- steps ----------------------------------------------------------------------------------------
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Returns logits ``(batch, time, vocab)`` of ``tokens`` ``(batch, time)`` without a past."""
+        logits: Tensor = self.network(tokens)[0]
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Returns the mean negative log likelihood of the batch's targets, in nats."""
+        nll, tokens = self._negative_log_likelihood("train", batch), _count_targets(batch)
+        self._nll_since_log += nll.detach().sum()
+        self._tokens_since_log += tokens
+        return nll.sum() / tokens.clamp(min=1)
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Adds the batch to the epoch's sums."""
+        self._evaluate(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Adds the batch to the epoch's sums."""
+        self._evaluate(batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Returns the negative log likelihood of every target in nats, ``(batch, time)``."""
+        return self._negative_log_likelihood("evaluation", batch)
+
+    def _negative_log_likelihood(self, stage: str, batch: Batch) -> Tensor:
+        output, state = self.network(batch["inputs"], self._carried_state(stage, batch), batch["targets"])
+        self._states[stage] = detach(state) if "continues" in batch else None
+        return output if output.dim() == 2 else negative_log_likelihood(output, batch["targets"])
+
+    def _carried_state(self, stage: str, batch: Batch) -> State:
+        state = self._states.get(stage)
+        if state is None or "continues" not in batch:
+            return None
+        make = getattr(self.network, "initial_state", None)
+        initial = None if make is None else make(len(batch["continues"]))
+        return reset_lanes(state, batch["continues"], initial)
+
+    def _evaluate(self, batch: Batch) -> None:
+        assert self._evaluation is not None  # made when the epoch starts
+        self._evaluation.update(self._negative_log_likelihood("evaluation", batch), batch["targets"])
+
+    # -- what is logged -------------------------------------------------------------------------------
+
+    def on_train_start(self) -> None:
+        """Starts to count tokens and seconds."""
+        self._logged_step = self.global_step
+        self._restart_clock()
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Logs loss and speed, at the trainer's log steps only: each log costs half a millisecond."""
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if self.global_step == self._logged_step or self.global_step % every:
+            return
+        tokens = torch.as_tensor(self._tokens_since_log)
+        loss = torch.as_tensor(self._nll_since_log) / tokens
+        self.log("train_loss", loss, prog_bar=True, sync_dist=True, batch_size=1)
+        seconds = time.perf_counter() - self._clock
+        speed = float(tokens) * self.trainer.world_size / seconds
+        self.log("tokens_per_second", speed, prog_bar=True, batch_size=1)
+        self._restart_clock()
+        self._logged_step = self.global_step
+
+    def _restart_clock(self) -> None:
+        self._nll_since_log: Tensor | float = 0.0
+        self._tokens_since_log: Tensor | int = 0
+        self._clock = time.perf_counter()
+
+    def on_validation_epoch_start(self) -> None:
+        """Starts the sums anew."""
+        self._check_data()
+        characters = getattr(self._datamodule(), "characters_per_token", None)
+        dtype = torch.float32 if self.device.type == "mps" else torch.float64  # mps has no fp64
+        self._evaluation = TextLoss(characters, dtype).to(self.device)
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs val_loss, val_perplexity and, where characters are known, val_bits_per_character."""
+        self._log_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs test_loss, test_perplexity and, where characters are known, test_bits_per_character."""
+        self._log_evaluation("test")
+
+    def _log_evaluation(self, prefix: str) -> None:
+        assert self._evaluation is not None
+        for name, value in self._evaluation.compute().items():
+            self.log(f"{prefix}_{name}", value, prog_bar=name == "loss", sync_dist=True, batch_size=1)
+        self._evaluation = None
+
+    def on_validation_end(self) -> None:
+        """Leaves the time of validation out of the tokens per second."""
+        self._restart_clock()
+
+    # -- optimizer ------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        """Returns AdamW and the schedule, stepped at every optimizer step."""
+        fused = self.trainer.precision != "16-mixed"  # Lightning cannot clip for a fused one there
+        optimizer = adamw(self, self.learning_rate, self.weight_decay, self.betas, fused)
+        schedule = learning_rate_schedule(
+            optimizer,
+            self.schedule,
+            self.warmup_steps,
+            self.trainer.max_steps,
+            self.final_learning_rate_share,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # -- data, tokenizer, checkpoint ------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Agrees with the data on the tokenizer: one from a checkpoint wins."""
+        self._states.clear()
+        self._agree_on_tokenizer()
+
+    def on_fit_start(self) -> None:
+        """Checks that the data fits the network."""
+        self._check_data()
+
+    def _datamodule(self) -> Any:
+        return getattr(self.trainer, "datamodule", None)
+
+    def _agree_on_tokenizer(self) -> None:
+        data = self._datamodule()
+        if self.tokenizer is None:
+            self.tokenizer = getattr(data, "tokenizer", None)
+        elif hasattr(data, "adopt_tokenizer"):
+            data.adopt_tokenizer(self.tokenizer.to_str())
+
+    def _check_data(self) -> None:
+        for name, of_model in (
+            ("vocab_size", self.hparams.get("vocab_size")),
+            ("context_length", getattr(self.network, "context_length", None)),
+        ):
+            of_data = getattr(self._datamodule(), name, None)
+            if of_data is not None and of_model is not None and of_data > of_model:
+                raise InputError(
+                    f"data.{name} is {of_data} and the model's {name} is {of_model}: lower data.{name}, or "
+                    f"build the model with model.{name} {of_data} or more"
+                )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds this model's class and tokenizer."""
+        tokenizer = None if self.tokenizer is None else self.tokenizer.to_str()
+        checkpoint[checkpoints.KEY] = checkpoints.describe(self, tokenizer)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the tokenizer that the weights were trained with: it wins over the data's own."""
+        tokenizer = checkpoint.get(checkpoints.KEY, {}).get("tokenizer")
+        if tokenizer is not None:
+            self.tokenizer = Tokenizer.from_str(tokenizer)
+            if self._trainer is not None:
+                self._agree_on_tokenizer()
+
+    # -- use ------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompt: str,
+        max_new_tokens: int = 200,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+    ) -> str:
+        """Returns ``prompt`` and its continuation.
+
+        Args:
+            prompt: Text to go on from.
+            max_new_tokens: How many tokens to add.
+            temperature: Divides the logits: below 1 safer, above 1 wilder, 0 always the likeliest token.
+            top_k: Only the ``top_k`` likeliest tokens take part.
+            top_p: Only the likeliest tokens that together hold this share of the probability take part.
+            seed: Makes the text repeatable; the global random state is never touched.
+
+        Raises:
+            InputError: The model has no tokenizer, or the prompt no token.
+        """
+        if self.tokenizer is None:
+            raise InputError(
+                f"this {type(self).__name__} has no tokenizer: train it with a DataModule that has one, or "
+                "load it with lightning_seq.load(CHECKPOINT)"
+            )
+        ids = self.tokenizer.encode(prompt, add_special_tokens=False).ids
+        tokens = torch.tensor([ids], dtype=torch.long, device=self.device)
+        tokens = generation.generate(
+            self.network,
+            tokens,
+            max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+        )
+        text: str = self.tokenizer.decode(tokens[0].tolist(), skip_special_tokens=False)
+        return text
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """This object's type.
+
+        The one place where the package's other namespace can be told from ours: its Trainer asks whether this
+        is one of its own modules, and its answer, a bare "must be a LightningModule", helps nobody.
+        """
+        asker = sys._getframe(1).f_globals.get("__name__", "")
+        if asker.startswith("pytorch_lightning."):
+            raise InputError(
+                f"{type(self).__name__} is a module of lightning.pytorch and was handed to "
+                "pytorch_lightning: write `import lightning.pytorch as pl`, not `import pytorch_lightning as pl`"
+            )
+        return type(self)
+
+
+def _count_targets(batch: Batch) -> Tensor:
+    return (batch["targets"] != IGNORE_INDEX).sum()

@@ -1,0 +1,109 @@
+"""The contract every network keeps, and what a state is.
+
+A network is called as ``network(tokens, state=None, targets=None)`` and returns ``(output, state)``:
+
+- ``tokens``: int64, ``(batch, time)``, of any length.
+- ``state``: what the network knows of the tokens before; None means no past.
+- ``output``: logits ``(batch, time, vocab)`` or, where ``targets`` are given, the negative log likelihood in
+  nats of each target, ``(batch, time)``: exactly 0 where the target is :data:`IGNORE_INDEX`.
+
+A state is a pytree (tensors in tuples, lists or dicts) in which every tensor has the batch first. Recurrent
+states and key/value caches are both states, so that training, evaluation and generation are written once.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+State: TypeAlias = Any
+
+IGNORE_INDEX = -100
+"""Target that is not scored: torch's own default."""
+
+
+class Network(nn.Module):
+    """A network that keeps the contract of this module; any ``nn.Module`` that does may take its place.
+
+    Attributes:
+        context_length: The longest past that the network can use, in tokens; None where there is no bound.
+    """
+
+    context_length: int | None = None
+
+    def forward(
+        self, tokens: Tensor, state: State = None, targets: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Runs over ``tokens`` from ``state`` on.
+
+        Args:
+            tokens: Ids, ``(batch, time)``.
+            state: The state that an earlier call returned, or None for no past.
+            targets: The ids to predict, ``(batch, time)``.
+
+        Returns:
+            Logits ``(batch, time, vocab)``, or with ``targets`` their negative log likelihoods
+            ``(batch, time)``; and the state after the last token.
+        """
+        raise TypeError(f"{type(self).__name__} has no forward(tokens, state=None, targets=None): write one")
+
+    def initial_state(self, batch_size: int, length: int | None = None) -> State:
+        """Returns the state before the first token, which makes the network carry its past.
+
+        Args:
+            batch_size: Number of sequences.
+            length: The longest past to keep, in tokens, where a state grows with it (default: the
+                network's ``context_length``).
+        """
+        return None
+
+
+def detach(state: State) -> State:
+    """Returns ``state`` cut from the graph, so that gradients end here."""
+    return tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, state)
+
+
+def move(state: State, device: torch.device | str) -> State:
+    """Returns ``state`` on ``device``."""
+    return tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, state)
+
+
+def gather_lanes(state: State, index: Tensor) -> State:
+    """Returns the rows ``index`` of every tensor of ``state``."""
+    return tree_map(lambda x: x[index] if isinstance(x, Tensor) else x, state)
+
+
+def reset_lanes(state: State, keep: Tensor, initial: State = None) -> State:
+    """Returns ``state`` where ``keep``, and ``initial`` (zeros if None) in the other lanes.
+
+    Args:
+        state: The state of a batch.
+        keep: bool, ``(batch,)``.
+        initial: The state before the first token, as ``network.initial_state`` gives it.
+    """
+
+    def choose(x: Any, fresh: Any = 0) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        return torch.where(keep.view(-1, *[1] * (x.dim() - 1)), x, fresh)
+
+    return tree_map(choose, state) if initial is None else tree_map(choose, state, initial)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Runs ``module`` as at evaluation: no dropout, no gradients, no compiled graphs.
+
+    Every submodule gets its own mode back, so that a probe in the middle of training changes nothing.
+    """
+    modes = [(m, m.training) for m in module.modules()]
+    module.eval()
+    try:
+        with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        for m, training in modes:
+            m.training = training
