@@ -43,7 +43,10 @@ def _dispatch(argv: list[str]) -> int:
 
 def _modules() -> list[ModuleType]:
     """Every file of commands/: each imports what is heavy only when it is run."""
-    return [importlib.import_module(f"{commands.__name__}.{m.name}") for m in pkgutil.iter_modules(commands.__path__)]
+    return [
+        importlib.import_module(f"{commands.__name__}.{m.name}")
+        for m in pkgutil.iter_modules(commands.__path__)
+    ]
 
 
 def _parser(by_name: dict[str, ModuleType]) -> ArgumentParser:
@@ -52,7 +55,9 @@ def _parser(by_name: dict[str, ModuleType]) -> ArgumentParser:
         prog="lightning-seq",
         usage="lightning-seq [--version] COMMAND ...",
         description="Train sequence models with PyTorch Lightning, and see what they learn.",
-        epilog="\n".join(["commands:", *lines, "", "`COMMAND --help` explains one; --debug shows tracebacks."]),
+        epilog="\n".join(
+            ["commands:", *lines, "", "`COMMAND --help` explains one; --debug shows tracebacks."]
+        ),
         formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=lightning_seq.__version__)

@@ -26,7 +26,9 @@ def find(name: str) -> Path:
     """
     if name.endswith((".yaml", ".yml")):
         if not Path(name).is_file():
-            raise InputError(f"no file {name}: give a recipe's name (lightning-seq recipes) or a YAML file's path")
+            raise InputError(
+                f"no file {name}: give a recipe's name (lightning-seq recipes) or a YAML file's path"
+            )
         return Path(name)
     if name not in names():
         raise InputError(

@@ -29,8 +29,8 @@ def explaining_disk_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(
-            f"cannot write to the cache {str(folder)!r} ({error.strerror or error}); free some space there, or "
-            "choose another directory by cache_dir or the environment variable LIGHTNING_SEQ_CACHE"
+            f"cannot write to the cache {str(folder)!r} ({error.strerror or error}); free some space there, "
+            "or choose another directory by cache_dir or the environment variable LIGHTNING_SEQ_CACHE"
         ) from error
 
 
@@ -42,6 +42,7 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
         parent.mkdir(parents=True, exist_ok=True)
         _sweep(parent)
         folder = Path(tempfile.mkdtemp(prefix=f".{beside.name}.", dir=parent))
+        folder.chmod(0o755)  # a cache may be shared; mkdtemp shuts everybody else out
     try:
         yield folder
     finally:

@@ -14,7 +14,6 @@ import numpy.typing as npt
 from lightning_seq.data.disk import explaining_disk_errors, scratch_folder, write_file
 
 FORMAT = 1
-FILES = ("tokens.bin", "documents.npy", "meta.json")
 
 Encoded = Iterable[tuple[str, npt.NDArray[Any]]]
 
@@ -66,7 +65,10 @@ class TokenStore:
         with suppress(OSError, ValueError, KeyError, TypeError):
             store = cls(path)
             size = (path / "tokens.bin").stat().st_size
-            if size == len(store) * store.dtype.itemsize and len(store.documents) == store.counts.documents + 1:
+            if (
+                size == len(store) * store.dtype.itemsize
+                and len(store.documents) == store.counts.documents + 1
+            ):
                 return store
         return None
 
@@ -92,20 +94,20 @@ class _Tally:
 
     lengths: list[int] = field(default_factory=list)
     characters: int = 0
-    bytes: int = 0
+    size: int = 0
 
     def counting(self, encoded: Encoded, dtype: np.dtype[Any]) -> Iterator[bytes]:
         for text, ids in encoded:
             self.lengths.append(len(ids))
             self.characters += len(text)
-            self.bytes += len(text.encode("utf-8"))
-            yield ids.astype(dtype).tobytes()
+            self.size += len(text.encode("utf-8"))
+            yield ids.astype(dtype, copy=False).tobytes()
 
 
 def _write(folder: Path, encoded: Encoded, dtype: np.dtype[Any]) -> None:
     tally = _Tally()
     write_file(folder / "tokens.bin", tally.counting(encoded, dtype))
-    counts = Counts(sum(tally.lengths), len(tally.lengths), tally.characters, tally.bytes)
+    counts = Counts(sum(tally.lengths), len(tally.lengths), tally.characters, tally.size)
     starts = BytesIO()
     np.save(starts, np.cumsum([0, *tally.lengths], dtype=np.int64))
     write_file(folder / "documents.npy", [starts.getvalue()])
@@ -119,6 +121,8 @@ def _move_into_place(folder: Path, path: Path) -> None:
     except OSError:
         if TokenStore.open(path):
             return  # another process was first, and its store is as good
-        with scratch_folder(path) as damaged:
-            path.rename(damaged / "damaged")
-        _move_into_place(folder, path)
+        if not path.exists():
+            raise
+        with scratch_folder(path) as rubbish:
+            path.rename(rubbish / "damaged")
+        folder.rename(path)

@@ -108,7 +108,9 @@ def kind_of(tokenizer: Tokenizer) -> Kind:
     plain_bytes = not steps.get("use_regex", True) and not steps.get("add_prefix_space", True)
     if steps.get("type") == "ByteLevel" and plain_bytes and set(model["vocab"]) == set(byte_symbols()):
         return "byte"
-    whole = model["unk_token"] == UNKNOWN and not model["fuse_unk"] and all(len(x) == 1 for x in model["vocab"])
+    whole = (
+        model["unk_token"] == UNKNOWN and not model["fuse_unk"] and all(len(x) == 1 for x in model["vocab"])
+    )
     return "character" if not steps and whole else "custom"
 
 

@@ -1,0 +1,75 @@
+"""ProgressBar: the loss and the speed, in one line of a terminal."""
+
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+
+_SHORT = {"train_loss": "loss", "val_loss": "val", "tokens_per_second": "tok/s"}
+
+
+class ProgressBar(TQDMProgressBar):
+    """Shows how far the training is, its loss, the validation loss and the tokens per second.
+
+    Where the training ends after a number of steps (`max_steps`) the bar runs once over all of them, else
+    once per epoch.
+
+    Args:
+        refresh_rate: Redraw after this many batches; 0 shows no bar. Drawing at every batch slows small
+            models down.
+    """
+
+    # without the batches per second, which the tokens per second tell better: the line fits 80 columns
+    BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+
+    def __init__(self, refresh_rate: int = 20) -> None:
+        super().__init__(refresh_rate=refresh_rate)
+
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """What the model logged with `prog_bar=True`, briefly: loss, validation loss and speed first."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        order = [*(key for key in _SHORT if key in metrics), *(key for key in metrics if key not in _SHORT)]
+        return {_SHORT.get(key, key): _short(key, metrics[key]) for key in order}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Opens the bar."""
+        super().on_train_start(trainer, pl_module)
+        if _counts_steps(trainer):
+            self.train_progress_bar.set_description("Train")
+            self.train_progress_bar.reset(trainer.max_steps)
+            self.train_progress_bar.initial = self.train_progress_bar.n = trainer.global_step
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the bar over, where it runs over epochs."""
+        if not _counts_steps(trainer):
+            super().on_train_epoch_start(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Moves the bar."""
+        if not _counts_steps(trainer):
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            return
+        bar, step = self.train_progress_bar, trainer.global_step
+        if self.is_enabled and step != bar.n and (step % self.refresh_rate == 0 or step == bar.total):
+            bar.n = step
+            bar.set_postfix(self.get_metrics(trainer, pl_module))
+
+
+def _counts_steps(trainer: Trainer) -> bool:
+    return trainer.max_steps > 0 and trainer.max_epochs in (-1, None)
+
+
+def _short(key: str, value: Any) -> Any:
+    if not isinstance(value, int | float):
+        return value
+    if key != "tokens_per_second":
+        return f"{value:.4g}"
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.0f}"

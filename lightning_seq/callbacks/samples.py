@@ -1,0 +1,101 @@
+"""SampleLogger: what the model writes, beside what its loss says."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+
+from lightning_seq.callbacks.probe import undisturbed
+from lightning_seq.errors import InputError
+from lightning_seq.figures import forgiving
+
+
+class SampleLogger(Callback):
+    """Lets the model continue a prompt at the end of every validation, and keeps what it writes.
+
+    The text is appended to samples.txt in the run directory, under a line with the step and the validation
+    loss, and goes to Weights & Biases and TensorBoard where they log. The seed is the same every time, so
+    that samples differ by what the model has learnt and not by chance.
+
+    Args:
+        prompt: The text to continue. A newline, the default, is in nearly every corpus and lets the model
+            begin a paragraph of its own.
+        max_new_tokens: How many tokens to add.
+        temperature: Below 1 the model keeps to what it finds likely, above 1 it dares more; 0 always takes
+            the likeliest token.
+        top_k: Choose among this many likeliest tokens only. All by default.
+        top_p: Choose among the likeliest tokens that together have this probability. All by default.
+        seed: Seed of the sampling; training draws from its own random numbers.
+    """
+
+    def __init__(
+        self,
+        prompt: str = "\n",
+        max_new_tokens: int = 200,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        _check("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "at least 1")
+        _check("temperature", temperature, temperature >= 0, "0 or more")
+        _check("top_k", top_k, top_k is None or top_k >= 1, "at least 1, or null for all")
+        _check("top_p", top_p, top_p is None or 0 < top_p <= 1, "above 0 and at most 1, or null for all")
+        self.prompt = prompt
+        self.options = {
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "seed": seed,
+        }
+        self.last = ""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuses a model that cannot write."""
+        if stage in ("fit", "validate") and not callable(getattr(pl_module, "generate", None)):
+            name = type(pl_module).__name__
+            raise InputError(
+                f"SampleLogger got {name}, which has no generate(); expected a model that continues text: "
+                f"remove SampleLogger from trainer.callbacks or give {name} generate(prompt, ...) -> str"
+            )
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Samples and writes."""
+        if trainer.sanity_checking:
+            return
+        # on every rank, though one writes: the forward of a sharded model waits for all ranks
+        model: Any = pl_module
+        with undisturbed(pl_module):
+            self.last = model.generate(self.prompt, **self.options)
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        for logger in trainer.loggers:
+            with forgiving(logger, "a sample"):
+                _log_text(logger, self.last, trainer.global_step)
+        self._append(trainer)
+
+    def _append(self, trainer: Trainer) -> None:
+        # not trainer.log_dir, which is a collective
+        folders = (logger.log_dir for logger in trainer.loggers)
+        folder = Path(next(filter(None, folders), trainer.default_root_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        loss = trainer.callback_metrics.get("val_loss", torch.tensor(torch.nan)).item()
+        heading = f"=== step {trainer.global_step:,}, val_loss {loss:.3f} ==="
+        with (folder / "samples.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"{heading}\n{self.last}\n\n")
+
+
+def _log_text(logger: Logger, text: str, step: int) -> None:
+    if isinstance(logger, WandbLogger):
+        logger.log_text("samples", columns=["step", "text"], data=[[str(step), text]], step=step)
+    elif isinstance(logger, TensorBoardLogger):
+        # TensorBoard reads Markdown: indented, the text keeps its lines
+        logger.experiment.add_text("samples", "".join(f"    {line}\n" for line in text.splitlines()), step)
+
+
+def _check(name: str, value: object, good: bool, expected: str) -> None:
+    if not good:
+        raise InputError(f"SampleLogger got {name}={value!r}, expected {expected}")

@@ -1,0 +1,104 @@
+"""Turns jsonargparse's errors, which span many lines, into one that says how to mend it."""
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
+
+from lightning_seq.errors import did_you_mean
+
+_BASES = {"model": LightningModule, "data": LightningDataModule, "callbacks": Callback}
+
+
+def explain(message: str, options: Iterable[str]) -> str:
+    """Returns ``message`` in one line, with the name that may have been meant.
+
+    Args:
+        message: Of an ``ArgumentError``.
+        options: The option strings that the parser knows.
+    """
+    for rule in (_unknown_option, _unknown_parameter, _wrong_value, _broken_import, _unknown_class):
+        if explained := rule(message, options):
+            return explained
+    return " ".join(message.split())
+
+
+def _unknown_option(message: str, options: Iterable[str]) -> str | None:
+    found = re.match(r"unrecognized arguments: (-\S+)", message, re.IGNORECASE)
+    if not found:
+        return None
+    name = found[1].partition("=")[0]
+    return f"no option {name}{did_you_mean(name, options)}: `lightning-seq fit --help` lists them"
+
+
+def _unknown_parameter(message: str, options: Iterable[str]) -> str | None:
+    path, name = (
+        _search(r"class_path '([\w.]+)'", message),
+        _search(r"'(\w+)' is not (?:accepted|expected)", message),
+    )
+    if name is None:
+        key = re.search(r"Key '([\w.]+)' is not expected|Unrecognized key.*?'([\w.]+)'", message)
+        if key is None:
+            return None
+        name = key[1] or key[2]
+        keys = [option.lstrip("-") for option in options]
+        return f"no key {name!r} in a configuration{did_you_mean(name, keys)}"
+    if path is None:
+        return None
+    if path.endswith(".LightningModule"):
+        return f"no model is chosen for model.{name}: give --config RECIPE or --model CLASS before it"
+    return f"{_short(path)} has no option {name!r}{did_you_mean(name, _parameters(path))}"
+
+
+def _wrong_value(message: str, options: Iterable[str]) -> str | None:
+    found = re.search(r'Parser key "([\w.]+)":\s+Expected (?:a )?(.+?)\. Got value: (.*)', message, re.DOTALL)
+    if not found:
+        return None
+    expected = re.sub(r"<class '([\w.]+)'>", r"\1", found[2])
+    return " ".join(f"{found[1]} is {found[3].split(chr(10))[0]!r}, and {expected} is expected".split())
+
+
+def _broken_import(message: str, options: Iterable[str]) -> str | None:
+    found = re.search(r"Problem with given class_path '([\w.]+)':\s+(.+)", message)
+    if not found:
+        return None
+    key = _search(r'Parser key "([\w.]+)"', message) or "class"
+    return f"{key}: {found[1]}: {found[2].strip()}"
+
+
+def _unknown_class(message: str, options: Iterable[str]) -> str | None:
+    name = _search(r"Expected a dot import path string: (\S+)", message)
+    if name is None:
+        return None
+    key = (_search(r'Parser key "([\w.]+)"', message) or "model").rpartition(".")[2]
+    known = [cls.__name__ for cls in _subclasses(_BASES.get(key, object))] if key in _BASES else []
+    return (
+        f"no class {name!r} for {key}{did_you_mean(name, known)}: give its name, or module.Class for your own"
+    )
+
+
+def _search(pattern: str, message: str) -> str | None:
+    found = re.findall(pattern, message)
+    return found[-1] if found else None
+
+
+def _short(path: str) -> str:
+    return path.rpartition(".")[2]
+
+
+def _parameters(path: str) -> set[str]:
+    """Names that the constructors of a class and of its bases take."""
+    module, _, name = path.rpartition(".")
+    cls: Any = getattr(importlib.import_module(module), name)
+    return {p for base in cls.__mro__[:-1] for p in inspect.signature(base.__init__).parameters} - {
+        "self",
+        "kwargs",
+    }
+
+
+def _subclasses(cls: type) -> set[type]:
+    direct: set[type] = set(cls.__subclasses__())
+    return direct.union(*(_subclasses(c) for c in direct))

@@ -1,0 +1,161 @@
+"""Which tokens make which batch: plans that are pure functions of (seed, epoch, step, rank, world size).
+
+A plan gives every row of every batch as a window [start, stop) of targets' predecessors: the row's inputs are
+tokens[start:stop] and its targets tokens[start + 1:stop + 1]. Nothing here knows of files or of Lightning.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lightning_seq.errors import InputError
+
+IGNORED = -100  # PyTorch's own ignore_index
+
+Batching = Literal["contiguous", "blocks"]
+Batch = dict[str, Tensor]
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Plan(ABC):
+    """The batches of one split on one rank: every rank has equally many, all of the same shape.
+
+    Training batches are full, and what is left over at the end changes from epoch to epoch. Evaluation scores
+    every target exactly once over all ranks; what fills up the last rows is marked in the targets.
+
+    Args:
+        tokens: Length of the text in tokens.
+        batch_size: Rows of a batch on each rank.
+        context_length: Columns of a batch.
+        rank: This process.
+        world_size: All processes.
+        training: Full batches in another order each epoch, rather than every target once in order.
+        shuffle: Set to False for training batches that are the same in every epoch.
+        seed: Of the order of training batches.
+    """
+
+    tokens: int
+    batch_size: int
+    context_length: int
+    rank: int = 0
+    world_size: int = 1
+    training: bool = False
+    shuffle: bool = True
+    seed: int = 0
+
+    carries_state: ClassVar[bool]
+
+    def __post_init__(self) -> None:
+        if len(self) < 1:
+            raise InputError(self._too_short())
+
+    @property
+    def rows(self) -> int:
+        """Rows of a step over all ranks."""
+        return self.batch_size * self.world_size
+
+    @property
+    def targets(self) -> int:
+        """All tokens but the first are targets."""
+        return max(self.tokens - 1, 0)
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Batches of an epoch, the same in every epoch and on every rank."""
+
+    @abstractmethod
+    def windows(self, epoch: int) -> tuple[Indices, Indices]:
+        """Returns the starts and stops of this rank's rows in ``epoch``, both (steps, batch_size)."""
+
+    def random(self, epoch: int) -> np.random.Generator:
+        """Returns the source of all randomness of ``epoch``."""
+        return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, epoch])))
+
+    def of_this_rank(self, rows: Indices) -> Indices:
+        """Picks this rank's rows out of those of all ranks (..., rows)."""
+        return rows[..., self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
+
+    def _too_short(self) -> str:
+        if not self.training:
+            return f"a text of {self.tokens:,} tokens has nothing to predict; give at least 2"
+        ranks = f" on {self.world_size} ranks" if self.world_size > 1 else ""
+        return (
+            f"the training text has {self.tokens:,} tokens, too few for one batch of batch_size "
+            f"{self.batch_size} x context_length {self.context_length}{ranks}, which takes "
+            f"{self.rows * self.context_length + 1:,}; {self._remedy()}"
+        )
+
+    def _remedy(self) -> str:
+        batch_size = self.targets // (self.context_length * self.world_size)
+        context_length = self.targets // self.rows
+        remedies = [f"lower batch_size to {batch_size} or less"] if batch_size else []
+        remedies += [f"lower context_length to {context_length} or less"] if context_length else []
+        return " or ".join(remedies or ["lower both"]) + ", or give more text"
+
+
+class ContiguousPlan(Plan):
+    """Lanes: row i of a batch continues row i of the batch before, for state carried through the text."""
+
+    carries_state = True
+
+    def __len__(self) -> int:
+        if self.training:
+            return self.targets // self.rows // self.context_length
+        return -(-self._lane_length() // self.context_length)
+
+    def _lane_length(self) -> int:
+        if self.training:
+            return len(self) * self.context_length
+        return -(-self.targets // self.rows)
+
+    def windows(self, epoch: int) -> tuple[Indices, Indices]:
+        """Returns the windows of each step: columns of lanes that lie one behind the other in the text."""
+        length, end = self._lane_length(), self.targets
+        offset = 0
+        if self.training and self.shuffle:
+            offset = int(self.random(epoch).integers(end - self.rows * length + 1))
+        lanes = self.of_this_rank(offset + np.arange(self.rows) * length)[None]  # (1, batch)
+        ends = np.minimum(lanes + length, end)
+        starts = np.minimum(lanes + np.arange(len(self))[:, None] * self.context_length, ends)
+        return starts, np.minimum(starts + self.context_length, ends)
+
+
+class BlockPlan(Plan):
+    """Independent windows that overlap by the one token that is a target here and an input there."""
+
+    carries_state = False
+
+    def __len__(self) -> int:
+        if self.training:
+            return self.targets // self.context_length // self.rows
+        return -(-self.targets // (self.context_length * self.rows))
+
+    def windows(self, epoch: int) -> tuple[Indices, Indices]:
+        """Returns the windows of each step: in training shuffled, and cut at other places each epoch."""
+        needed, length = len(self) * self.rows, self.context_length
+        starts = np.arange(needed) * length
+        if self.training and self.shuffle:
+            random = self.random(epoch)
+            phase = int(random.integers(min(length, self.targets - needed * length + 1)))
+            starts = phase + random.permutation((self.targets - phase) // length)[:needed] * length
+        starts = self.of_this_rank(np.minimum(starts, self.targets).reshape(len(self), self.rows))
+        return starts, np.minimum(starts + length, self.targets)
+
+
+PLANS: dict[Batching, type[Plan]] = {"contiguous": ContiguousPlan, "blocks": BlockPlan}
+
+
+def gather(tokens: npt.NDArray[Any], starts: Indices, stops: Indices, context_length: int) -> Batch:
+    """Reads one batch: ``inputs`` and ``targets`` (batch, context_length), padded behind short windows."""
+    inputs = np.zeros((len(starts), context_length), dtype=np.int64)
+    targets = np.full_like(inputs, IGNORED)
+    for row, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
+        inputs[row, : stop - start] = tokens[start:stop]
+        targets[row, : stop - start] = tokens[start + 1 : stop + 1]
+    return {"inputs": torch.from_numpy(inputs), "targets": torch.from_numpy(targets)}

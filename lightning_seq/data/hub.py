@@ -1,0 +1,75 @@
+"""The Hugging Face Hub: whether it answers, and what to do when it does not."""
+
+import os
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from lightning_seq.errors import InputError
+
+PATIENCE = 3.0  # seconds
+
+
+def load_from_hub(path: str, name: str | None, revision: str | None) -> Any:
+    """Returns the splits of a dataset of the Hub, from the local cache where the Hub does not answer.
+
+    `datasets` itself tries for up to minutes before it gives up, hence the question before.
+    """
+    import datasets
+
+    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    if not datasets.config.HF_HUB_OFFLINE and answers(endpoint):
+        return _load(path, name, revision)
+    try:
+        with offline():
+            return _load(path, name, revision)
+    except Exception as error:
+        raise InputError(
+            f"{endpoint} does not answer, and the cache {str(datasets.config.HF_DATASETS_CACHE)!r} has no "
+            f"dataset {path!r}{f' ({name})' if name else ''}; connect and try again, or give a local path "
+            "(HF_HUB_OFFLINE=1 goes to the cache at once)"
+        ) from error
+
+
+def answers(endpoint: str) -> bool:
+    """Says whether anything answers HTTP at ``endpoint`` within three seconds."""
+    answered = threading.Event()
+
+    def ask() -> None:
+        with suppress(OSError, ValueError):
+            try:
+                request = urllib.request.Request(endpoint, method="HEAD")
+                urllib.request.urlopen(request, timeout=PATIENCE).close()
+            except urllib.error.HTTPError as error:
+                error.close()  # an answer all the same
+            answered.set()
+
+    # In a thread, because looking up a host's name cannot be given a time limit.
+    threading.Thread(target=ask, daemon=True).start()
+    return answered.wait(PATIENCE)
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Keeps `datasets` from asking the Hub."""
+    import datasets
+    import huggingface_hub
+
+    places: tuple[Any, ...] = (datasets.config, huggingface_hub.constants)
+    before = [place.HF_HUB_OFFLINE for place in places]
+    for place in places:
+        place.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.HF_HUB_OFFLINE = value
+
+
+def _load(path: str, name: str | None, revision: str | None) -> Any:
+    import datasets
+
+    return datasets.load_dataset(path, name=name, revision=revision)

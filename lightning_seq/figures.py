@@ -1,0 +1,89 @@
+"""Pictures, and one door for them to every Lightning logger.
+
+Pictures are `matplotlib.figure.Figure` objects that know no window: nothing to show, nothing to close.
+matplotlib is imported by what draws, not by this module, because start-up counts.
+"""
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers.logger import DummyLogger
+from lightning_utilities.core.rank_zero import WarningCache
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+_warnings = WarningCache()
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """An empty figure of so many inches, at 100 pixels an inch."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=100, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def png_bytes(figure: "Figure") -> bytes:
+    """The figure as the content of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def pixels(figure: "Figure") -> "NDArray[np.uint8]":
+    """The figure as red, green and blue, (height, width, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def log_figure(logger: Logger, key: str, figure: "Figure", step: int) -> None:
+    """Sends a figure to a logger; call it on rank zero.
+
+    Weights & Biases and TensorBoard get an image under `key`. Every other logger gets the file
+    `<log_dir>/figures/<key>-<step>.png` with the step in six digits; what a file name may not hold on some
+    system is replaced, so `attention/heads` becomes `figures/attention_heads-000500.png`.
+
+    A logger that fails is warned about once and ends no training.
+    """
+    with forgiving(logger, "a figure"):
+        if isinstance(logger, WandbLogger):
+            logger.log_image(key, [pixels(figure)], step=step)
+        elif isinstance(logger, TensorBoardLogger):
+            experiment: Any = logger.experiment
+            experiment.add_image(key, pixels(figure), step, dataformats="HWC")
+        elif not isinstance(logger, DummyLogger):
+            path = figure_path(logger, key, step)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png_bytes(figure))
+
+
+def figure_path(logger: Logger, key: str, step: int) -> Path:
+    """Where `log_figure` puts the PNG file of a logger that takes no images."""
+    folder = logger.log_dir or logger.save_dir
+    if folder is None:
+        raise ValueError("it has neither images nor a directory (log_dir, save_dir)")
+    name = re.sub(r"[^\w.-]", "_", key)
+    return Path(folder) / "figures" / f"{name}-{step:06d}.png"
+
+
+@contextmanager
+def forgiving(logger: Logger, what: str) -> Iterator[None]:
+    """Turns an error of a logger into a warning, once: a picture is not worth a training."""
+    try:
+        yield
+    except Exception as error:
+        name = type(logger).__name__
+        _warnings.warn(f"{name} could not take {what} and goes on without: {type(error).__name__}: {error}")
