@@ -59,7 +59,7 @@ def draw_heads(maps: "Layers", entropies: "Layers", step: int) -> "Figure":
         step: The training step, for the title.
     """
     grid = _grid(maps)
-    height, width = _TOP + grid.height + _BOTTOM, _LEFT + max(grid.width, 480) + _RIGHT
+    height, width = _TOP + grid.height + _BOTTOM, _LEFT + max(grid.width, 560) + _RIGHT
     figure = new_figure(width / _DPI, height / _DPI)
     # to the pixel, so that every token of a map gets as many pixels as the next
     axes = figure.add_axes((_LEFT / width, _BOTTOM / height, grid.width / width, grid.height / height))
@@ -78,7 +78,8 @@ def draw_heads(maps: "Layers", entropies: "Layers", step: int) -> "Figure":
 def _grid(maps: "Layers") -> _Grid:
     layers, heads = len(maps), max(len(layer) for layer in maps)
     queries, keys = (max(layer.shape[axis] for layer in maps) for axis in (1, 2))
-    side = 128 if max(layers, heads) <= 12 else 64
+    most = max(layers, heads)
+    side = 64 if most > 12 else min(300, max(128, 560 // most))  # large enough to read a single map
     zoom = max(1, side // max(queries, keys))
     return _Grid(layers, heads, queries * zoom, keys * zoom, zoom)
 
@@ -104,8 +105,8 @@ def _label(axes: "Axes", entropies: "Layers", grid: _Grid, keys: int) -> None:
     axes.set_yticks(rows, [f"layer {layer}" for layer in range(grid.layers)], fontsize=9)
     axes.set_xticks(columns, [f"head {head}" for head in range(grid.heads)], fontsize=9)
     axes.tick_params(length=0, pad=4)
-    axes.set_xlabel(f"key: the token looked at, 0 to {keys - 1} in every square  →", fontsize=9)
-    axes.set_ylabel("←  query: the token that looks", fontsize=9)
+    axes.set_xlabel(f"key: the token looked at, 0 to {keys - 1} in every square  →", fontsize=9, loc="left")
+    axes.set_ylabel("←  query: the token that looks", fontsize=9, loc="top")
     # text is what takes the time: many heads get the number alone
     name = "entropy " if grid.map_width >= 90 and grid.layers * grid.heads <= 48 else ""
     for layer, values in enumerate(entropies):

@@ -6,6 +6,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from typing import Any
 
 from lightning_seq.errors import InputError
@@ -36,20 +37,22 @@ def load_from_hub(path: str, name: str | None, revision: str | None) -> Any:
 
 def answers(endpoint: str) -> bool:
     """Says whether anything answers HTTP at ``endpoint`` within three seconds."""
-    answered = threading.Event()
+    answered: list[bool] = []
 
     def ask() -> None:
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, HTTPException):
             try:
                 request = urllib.request.Request(endpoint, method="HEAD")
                 urllib.request.urlopen(request, timeout=PATIENCE).close()
             except urllib.error.HTTPError as error:
                 error.close()  # an answer all the same
-            answered.set()
+            answered.append(True)
 
     # In a thread, because looking up a host's name cannot be given a time limit.
-    threading.Thread(target=ask, daemon=True).start()
-    return answered.wait(PATIENCE)
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    return bool(answered)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """HuggingFaceTextDataModule: a dataset of the Hub, or local files in the formats that `datasets` reads."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,13 +60,13 @@ class HuggingFaceTextDataModule(SequenceDataModule):
     def documents(self, split: Split) -> Iterable[str]:
         """Returns the texts of ``split``, a row each."""
         dataset, parts = self._datasets()[self._source(split)], self._parts_of(split)
-        if len(parts) == 1:
-            return self._texts_of(dataset, range(len(dataset)))
         held_out, part = len(parts) - 1, parts.index(split)
+        if not held_out:
+            return _texts(dataset, self.text_column)
         if len(dataset) >= FEWEST_TO_SPLIT_WHOLE:
-            return self._texts_of(dataset, whole_parts([1] * len(dataset), held_out)[part])
-        text = "".join(separated(self._texts_of(dataset, range(len(dataset)))))
-        return [cut_parts(text, held_out)[part]]
+            rows = whole_parts([1] * len(dataset), held_out)[part]
+            return _texts(dataset.select(rows), self.text_column)
+        return [cut_parts("".join(separated(_texts(dataset, self.text_column))), held_out)[part]]
 
     def fingerprint(self, split: Split) -> str:
         """Returns a digest of what `datasets` loaded and of how ``split`` is taken from it."""
@@ -78,7 +78,9 @@ class HuggingFaceTextDataModule(SequenceDataModule):
         """Returns the path, the configuration, and which splits had to be held out."""
         held_out = self._held_out()
         of_what = f" ({self._name})" if self._name else ""
-        where_from = f", {' and '.join(held_out)} held out of train" if held_out else ""
+        where_from = (
+            f", {' and '.join(held_out)} held out of {self._split_names['train']}" if held_out else ""
+        )
         return self.path + of_what + where_from
 
     def _source(self, split: Split) -> str:
@@ -106,6 +108,7 @@ class HuggingFaceTextDataModule(SequenceDataModule):
         return self._loaded
 
     def _check(self, loaded: dict[str, Any]) -> None:
+        training = self._split_names["train"]
         for split, usual in zip(SPLITS, ("", "validation", "test"), strict=True):
             name = self._split_names[split]
             if name not in loaded and name != usual:
@@ -113,44 +116,51 @@ class HuggingFaceTextDataModule(SequenceDataModule):
                 raise InputError(
                     f"{self.path!r} has no split {name!r}{hint}; {split}_split can be one of {list(loaded)}"
                 )
-        for name in set(self._split_names.values()) & set(loaded):
-            features = loaded[name].features
-            if self.text_column not in features:
-                hint = did_you_mean(self.text_column, features)
+            if split != "train" and name == training:
                 raise InputError(
-                    f"{self.path!r} has no column {self.text_column!r}{hint}; text_column can be one of "
-                    f"{list(features)}"
+                    f"{split}_split and train_split are both {name!r}, and no text may be in two splits; there "
+                    f"are {list(loaded)}"
                 )
-            kind = getattr(features[self.text_column], "dtype", "list")
-            if "string" not in kind:
-                raise InputError(
-                    f"column {self.text_column!r} of {self.path!r} holds {kind}, not text; set text_column to "
-                    f"another one of {list(features)}"
-                )
-
-    def _texts_of(self, dataset: Any, rows: range) -> Iterator[str]:
-        blank = True
-        for batch in dataset.select(rows).select_columns([self.text_column]).iter(batch_size=ROWS_AT_ONCE):
-            for text in filter(None, batch[self.text_column]):
-                blank = blank and not text.strip()
-                yield text
-        if blank and dataset is self._datasets()[self._split_names["train"]]:
+            if name in loaded:
+                _check_column(loaded[name].features, self.text_column, self.path)
+        if not any(text.strip() for text in _texts(loaded[training], self.text_column)):
             raise InputError(
-                f"column {self.text_column!r} of {self.path!r} holds no text, only empty rows; set "
-                f"text_column to another one of {list(dataset.features)}"
+                f"column {self.text_column!r} of {self.path!r} holds no text, only empty rows; text_column "
+                f"can be one of {list(loaded[training].features)}"
             )
+
+
+def _texts(dataset: Any, column: str) -> Iterator[str]:
+    for batch in dataset.select_columns([column]).iter(batch_size=ROWS_AT_ONCE):
+        yield from filter(None, batch[column])
+
+
+def _check_column(features: Mapping[str, Any], column: str, path: str) -> None:
+    if column not in features:
+        raise InputError(
+            f"{path!r} has no column {column!r}{did_you_mean(column, features)}; text_column can be one of "
+            f"{list(features)}"
+        )
+    kind = getattr(features[column], "dtype", "structures")
+    if "string" not in kind:
+        raise InputError(
+            f"column {column!r} of {path!r} holds {kind}, not text; text_column can be one of "
+            f"{list(features)}"
+        )
 
 
 @contextmanager
 def _one_line_errors(path: str) -> Iterator[None]:
-    """Turns the many exceptions of `datasets` into one that names the innermost reason."""
+    """Turns the many exceptions of `datasets` into one that names the reason."""
+    import datasets
+
     try:
         yield
     except InputError:
         raise
     except Exception as error:
         reason: BaseException = error
-        while reason.__cause__ is not None:
+        while isinstance(reason, datasets.exceptions.DatasetGenerationError) and reason.__cause__:
             reason = reason.__cause__
         line = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
         raise InputError(

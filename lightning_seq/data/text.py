@@ -20,7 +20,7 @@ class _Source:
     """One text, not read yet."""
 
     name: str
-    size: int
+    size: int  # relative to others of the same path
     read: Callable[[], str]
 
 
@@ -99,8 +99,7 @@ class TextDataModule(SequenceDataModule):
 
 def _find(path: str) -> list[_Source]:
     if path in CORPORA:
-        text = CORPORA[path]()
-        return [_Source(path, len(text), CORPORA[path])]
+        return [_Source(path, 1, CORPORA[path])]
     files = [(file, file.stat().st_size) for file in find_files(path, SUFFIXES, CORPORA)]
     sources = [_Source(str(file.resolve()), size, _reader(file)) for file, size in files if size]
     if not sources:

@@ -160,7 +160,8 @@ class LanguageModel(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Returns AdamW and the schedule, stepped at every optimizer step."""
-        fused = self.trainer.precision != "16-mixed"  # Lightning cannot clip for a fused one there
+        clipped = bool(self.trainer.gradient_clip_val)
+        fused = not (clipped and "mixed" in str(self.trainer.precision))  # Lightning cannot clip for it there
         optimizer = adamw(self, self.learning_rate, self.weight_decay, self.betas, fused)
         schedule = learning_rate_schedule(
             optimizer,

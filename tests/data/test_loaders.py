@@ -1,0 +1,133 @@
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
+
+TEXT = "".join(chr(97 + i * i % 23) for i in range(700))
+BATCHES = {"contiguous": 17, "blocks": 17}  # of an epoch: 699 targets in batches of 4 x 10
+
+
+class Recorder(LightningModule):
+    """Trains on next to nothing and keeps what it was given."""
+
+    def __init__(self, raise_at=None):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.raise_at = raise_at
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        if len(self.seen) == self.raise_at:
+            raise RuntimeError("as the test wants it")
+        continues = batch["continues"].tolist() if "continues" in batch else None
+        self.seen.append((batch["inputs"].tolist(), batch["targets"].tolist(), continues))
+        return self.weight * 0.0
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.fixture
+def run(list_data, quiet_trainer, tmp_path):
+    def run(batching, ckpt_path=None, raise_at=None, callbacks=(), **options):
+        data = list_data(TEXT, batching=batching, batch_size=4, context_length=10)
+        model = Recorder(raise_at)
+        trainer = quiet_trainer(callbacks=list(callbacks), enable_checkpointing=bool(callbacks), **options)
+        try:
+            trainer.fit(model, data, ckpt_path=ckpt_path, weights_only=True)
+        except RuntimeError:
+            assert raise_at is not None
+        return model.seen
+
+    return run
+
+
+STOPS = {
+    "mid-epoch": ({"every_n_train_steps": 5}, {}, 5),
+    "mid second epoch": ({"every_n_train_steps": 22}, {}, 22),
+    "last batch": ({"every_n_train_steps": 17}, {}, 17),
+    "epoch end": ({"every_n_epochs": 1, "save_on_train_epoch_end": True}, {}, 17),
+    "after validation": ({"every_n_epochs": 1, "save_on_train_epoch_end": False}, {}, 17),
+    "accumulation": ({"every_n_train_steps": 3}, {"accumulate_grad_batches": 2}, 6),
+    "limited": ({"every_n_train_steps": 7}, {"limit_train_batches": 6}, 7),
+}
+
+
+@pytest.mark.parametrize("batching", ["contiguous", "blocks"])
+@pytest.mark.parametrize("stop", STOPS)
+def test_a_resumed_run_consumes_what_an_uninterrupted_one_does(run, tmp_path, batching, stop):
+    saving, options, consumed = STOPS[stop]
+    options = {"max_epochs": 3, **options}
+    whole = run(batching, **options)
+    per_epoch = options.get("limit_train_batches", BATCHES[batching])
+    assert len(whole) == 3 * per_epoch
+
+    saver = ModelCheckpoint(tmp_path / "saved", filename="{step}", save_top_k=-1, **saving)
+    assert run(batching, callbacks=[saver], **options) == whole
+    first = min((tmp_path / "saved").iterdir(), key=lambda path: int(path.stem.split("=")[1]))
+    assert run(batching, ckpt_path=first, **options) == whole[consumed:]
+
+
+@pytest.mark.parametrize("batching", ["contiguous", "blocks"])
+@pytest.mark.parametrize("raise_at", [4, 16, 17, 20])
+def test_a_batch_lost_to_an_exception_is_trained_on_after_all(run, tmp_path, batching, raise_at):
+    whole = run(batching, max_epochs=2)
+    saver = OnExceptionCheckpoint(tmp_path, filename="exception")
+    done = run(batching, raise_at=raise_at, callbacks=[saver], max_epochs=2)
+    rest = run(batching, ckpt_path=tmp_path / "exception.ckpt", max_epochs=2)
+    assert len(done) == raise_at
+    # Lightning counts the batch that failed as begun: it is not given again.
+    assert done + rest in (whole, whole[:raise_at] + whole[raise_at + 1 :])
+
+
+def test_lanes_continue_except_at_the_start_of_an_epoch(run):
+    seen = run("contiguous", max_epochs=2)
+    assert [continues for *_, continues in seen] == ([[False] * 4] + [[True] * 4] * 16) * 2
+    assert all(continues is None for *_, continues in run("blocks", max_epochs=1))
+
+
+def test_epochs_differ_unless_one_overfits(run):
+    seen = run("blocks", max_epochs=2)
+    assert seen[:17] != seen[17:]
+    seen = run("blocks", max_epochs=2, overfit_batches=3)
+    assert seen[:3] == seen[3:]
+
+
+def test_without_a_trainer_a_loader_counts_epochs_itself(list_data):
+    loader = list_data(TEXT, batching="blocks", batch_size=4, context_length=10).train_dataloader()
+    epochs = [[batch["inputs"].tolist() for batch in loader] for _ in range(2)]
+    assert len(epochs[0]) == len(loader) == 17
+    assert epochs[0] != epochs[1]
+
+
+@pytest.mark.parametrize("position", [5, 17])
+def test_without_a_trainer_a_state_goes_on_where_it_stood(list_data, position):
+    data = list_data(TEXT, batch_size=4, context_length=10)
+    batches = [batch["inputs"].tolist() for _ in range(2) for batch in data.train_dataloader()]
+    loader = data.train_dataloader()
+    batches = [batch["inputs"].tolist() for _ in range(2) for batch in loader]
+
+    first = list_data(TEXT, batch_size=4, context_length=10)
+    half = iter(first.train_dataloader())
+    for _ in range(position):
+        next(half)
+    state = first.state_dict()
+    assert state == {"epoch": 0, "position": position}
+
+    second = list_data(TEXT, batch_size=4, context_length=10)
+    second.load_state_dict(state)
+    assert [batch["inputs"].tolist() for batch in second.train_dataloader()] == batches[position:17] or (
+        position == 17
+        and [batch["inputs"].tolist() for batch in second.train_dataloader()] == batches[17:]
+    )
+
+
+def test_making_an_iterator_has_no_side_effect(list_data):
+    loader = list_data(TEXT, batch_size=4, context_length=10).train_dataloader()
+    next(iter(loader))
+    before = loader.state_dict()
+    iter(loader)
+    assert loader.state_dict() == before
