@@ -26,13 +26,11 @@ def find(name: str) -> Path:
     """
     if name.endswith((".yaml", ".yml")):
         if not Path(name).is_file():
-            raise InputError(
-                f"no file {name}: give a recipe's name (lightning-seq recipes) or a YAML file's path"
-            )
+            raise InputError(f"no file {name}: give a recipe's name (`lightning-seq recipes`) or a file")
         return Path(name)
     if name not in names():
         raise InputError(
-            f"no recipe {name!r}{did_you_mean(name, names())}: `lightning-seq recipes` lists them, and a path "
+            f"no recipe {name!r}{did_you_mean(name, names())}: `lightning-seq recipes` lists them; a path "
             "ends in .yaml"
         )
     return directory() / f"{name}.yaml"

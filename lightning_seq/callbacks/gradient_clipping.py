@@ -108,12 +108,12 @@ class GradientClippingMonitor(Callback):
         if self._norm is None:
             return "no gradient norm was logged"
         if self._limit is None:
-            return f"gradient norm {self._norm:.3g} at the last log, no clipping in {self.steps:,} steps"
+            return f"gradient norm {self._norm:.3g} at the end, no clipping in {self.steps:,} steps"
         share = self.clipped_steps / self.steps
         algorithm, value = self._limit
         limit = f"±{value}" if algorithm == "value" else f"{value}"
         return (
-            f"gradient norm {self._norm:.3g} at the last log, "
+            f"gradient norm {self._norm:.3g} at the end, "
             f"{share:.0%} of {self.steps:,} steps clipped at {limit}"
         )
 

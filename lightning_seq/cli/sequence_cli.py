@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
@@ -109,8 +110,13 @@ class SequenceCLI(LightningCLI):
         callbacks = _as_list(trainer.get("callbacks"))
         if trainer.get("enable_progress_bar") is not False and not _has(callbacks, AnyProgressBar):
             callbacks.append(ProgressBar())
-        if trainer.get("enable_checkpointing") is not False and not _has(callbacks, ModelCheckpoint):
+        saves = self.subcommand in ("fit", None) and trainer.get("enable_checkpointing") is not False
+        if saves and not _has(callbacks, ModelCheckpoint):
             callbacks.append(_best_and_last(self.model))
+        if trainer.get("enable_model_summary") is None:  # Lightning's table shows one row: the network
+            kwargs["enable_model_summary"] = False
+            parameters = sum(p.numel() for p in self.model.parameters())
+            rank_zero_info(f"model: {type(self.model).__name__}, {parameters:,} parameters")
         root = str(self.run_directory)
         logger = trainer.get("logger")
         if logger is not False:
@@ -129,7 +135,6 @@ class SequenceCLI(LightningCLI):
         self._parser(self.subcommand).save(
             self._config_of_subcommand(),
             self.run_directory / "config.yaml",
-            skip_none=False,
             overwrite=True,
             multifile=False,
         )
@@ -204,18 +209,26 @@ def _with_recipe_paths(args: list[str]) -> list[str]:
     line, is_config = [], False
     for word in args:
         if is_config:
-            word = str(recipes.find(word))
+            word = _readable(recipes.find(word))
         elif word.startswith(("--config=", "-c=")):
             option, _, name = word.partition("=")
-            word = f"{option}={recipes.find(name)}"
+            word = f"{option}={_readable(recipes.find(name))}"
         is_config = word in ("--config", "-c")
         line.append(word)
     return line
 
 
+def _readable(path: Path) -> str:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no configuration: keys such as model, data and trainer are expected")
+    return str(path)
+
+
 def _check_complete(config: Any) -> None:
-    if not config.get("model"):
-        raise InputError("no model is chosen: give --config RECIPE (lightning-seq recipes) or --model CLASS")
     arguments = config.model.get("init_args") or {}
     if not config.get("data") and "vocab_size" in arguments:
         raise InputError("no data is chosen: give --config RECIPE or --data CLASS, say --data TextDataModule")
@@ -224,7 +237,11 @@ def _check_complete(config: Any) -> None:
 def _best_and_last(model: LightningModule) -> ModelCheckpoint:
     monitor = "val_loss" if isinstance(model, models.LanguageModel) else None
     return ModelCheckpoint(
-        monitor=monitor, filename="best" if monitor else None, save_last=True, enable_version_counter=False
+        monitor=monitor,
+        filename="best" if monitor else None,
+        save_last=True,
+        enable_version_counter=False,
+        save_on_train_epoch_end=False,  # an epoch may end before the first validation
     )
 
 
@@ -255,7 +272,7 @@ def _input_error(error: BaseException | None) -> InputError | None:
 def _quieten() -> None:
     """Keeps advertisements and other libraries' deprecations out of a user's terminal."""
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    warnings.filterwarnings("ignore", message=".*litlogger.*")
+    warnings.filterwarnings("ignore", message="The dirpath has changed")  # each run has its own
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: "litlogger" not in record.getMessage()
     )

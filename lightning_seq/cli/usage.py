@@ -20,10 +20,16 @@ def explain(message: str, options: Iterable[str]) -> str:
         message: Of an ``ArgumentError``.
         options: The option strings that the parser knows.
     """
-    for rule in (_unknown_option, _unknown_parameter, _wrong_value, _broken_import, _unknown_class):
+    for rule in (_missing, _unknown_option, _unknown_parameter, _wrong_value, _broken_import, _unknown_class):
         if explained := rule(message, options):
             return explained
     return " ".join(message.split())
+
+
+def _missing(message: str, options: Iterable[str]) -> str | None:
+    if "arguments are required" not in message or "model" not in message:
+        return None
+    return "no model is chosen: give --config RECIPE (`lightning-seq recipes` lists them) or --model CLASS"
 
 
 def _unknown_option(message: str, options: Iterable[str]) -> str | None:

@@ -1,10 +1,10 @@
 """``lightning-seq fit``, ``validate``, ``test`` and ``predict``: LightningCLI over recipes."""
 
 COMMANDS = {
-    "fit": "train: --config RECIPE [--data.batch_size 8 --trainer.max_steps 100 ...]",
+    "fit": "train: --config RECIPE [--trainer.max_steps 100 ...]",
     "validate": "score the validation text: --config RECIPE --ckpt_path FILE",
     "test": "score the test text: --config RECIPE --ckpt_path FILE",
-    "predict": "loss of every token of the test text: --config RECIPE --ckpt_path FILE",
+    "predict": "loss of every token of the test text, likewise",
 }
 
 

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from tokenizers import Tokenizer
 
-from lightning_seq.data.batching import PLANS, Batching, Plan
+from lightning_seq.data.batching import FEWEST_TOKENS, PLANS, Batching, Plan
 from lightning_seq.data.checks import at_least, keep_plain, one_of
 from lightning_seq.data.disk import default_cache_dir
 from lightning_seq.data.documents import SPLITS, Split, digest, separated
@@ -171,19 +170,25 @@ class SequenceDataModule(LightningDataModule, ABC):
         self._resume = {key: state_dict[key] for key in ("epoch", "position")} if state_dict else None
 
     def _evaluation(self, split: Split) -> SequenceLoader:
-        return SequenceLoader(self._plan(split), self._store(split), self._pin_memory)
+        store = self._store(split)
+        if len(store) < FEWEST_TOKENS:
+            raise InputError(
+                f"the {split} split of {self.describe()} has {len(store)} tokens, nothing to predict; give it "
+                f"text, or switch it off by the trainer's limit_{split.removesuffix('idation')}_batches=0"
+            )
+        return SequenceLoader(self._plan(split), store, self._pin_memory)
 
     def _plan(self, split: Split, **options: bool) -> Plan:
-        tokens = len(self._store(split))
-        if not tokens:
-            raise InputError(
-                f"the {split} split of {self.describe()} has no text; give it some, or switch its batches "
-                f"off by the trainer's limit_{split.removesuffix('idation')}_batches=0"
-            )
         ranks = (self.trainer.distributed_sampler_kwargs if self.trainer else None) or {}
-        rank, world_size = ranks.get("rank", 0), ranks.get("num_replicas", 1)
-        plan = partial(PLANS[self.batching], tokens, self.batch_size, self.context_length)
-        return plan(rank=rank, world_size=world_size, seed=self.seed, **options)
+        return PLANS[self.batching](
+            len(self._store(split)),
+            self.batch_size,
+            self.context_length,
+            rank=ranks.get("rank", 0),
+            world_size=ranks.get("num_replicas", 1),
+            seed=self.seed,
+            **options,
+        )
 
     @property
     def _pin_memory(self) -> bool:

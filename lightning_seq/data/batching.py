@@ -16,6 +16,7 @@ from torch import Tensor
 from lightning_seq.errors import InputError
 
 IGNORED = -100  # PyTorch's own ignore_index
+FEWEST_TOKENS = 2  # one to read, one to predict
 
 Batching = Literal["contiguous", "blocks"]
 Batch = dict[str, Tensor]
@@ -83,7 +84,7 @@ class Plan(ABC):
 
     def _too_short(self) -> str:
         if not self.training:
-            return f"a text of {self.tokens:,} tokens has nothing to predict; give at least 2"
+            return f"a text of {self.tokens:,} tokens has nothing to predict; give at least {FEWEST_TOKENS}"
         ranks = f" on {self.world_size} ranks" if self.world_size > 1 else ""
         return (
             f"the training text has {self.tokens:,} tokens, too few for one batch of batch_size "

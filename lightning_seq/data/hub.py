@@ -2,9 +2,10 @@
 
 import os
 import threading
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from typing import Any
@@ -19,10 +20,12 @@ def load_from_hub(path: str, name: str | None, revision: str | None) -> Any:
 
     `datasets` itself tries for up to minutes before it gives up, hence the question before.
     """
+    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    answer = ask(endpoint)  # while `datasets` is imported, which takes as long
+
     import datasets
 
-    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    if not datasets.config.HF_HUB_OFFLINE and answers(endpoint):
+    if not datasets.config.HF_HUB_OFFLINE and answer():
         return _load(path, name, revision)
     try:
         with offline():
@@ -35,11 +38,12 @@ def load_from_hub(path: str, name: str | None, revision: str | None) -> Any:
         ) from error
 
 
-def answers(endpoint: str) -> bool:
-    """Says whether anything answers HTTP at ``endpoint`` within three seconds."""
+def ask(endpoint: str) -> Callable[[], bool]:
+    """Asks whether anything answers HTTP at ``endpoint``; the function returned waits three seconds at most."""
     answered: list[bool] = []
+    deadline = time.monotonic() + PATIENCE
 
-    def ask() -> None:
+    def head() -> None:
         with suppress(OSError, ValueError, HTTPException):
             try:
                 request = urllib.request.Request(endpoint, method="HEAD")
@@ -48,11 +52,14 @@ def answers(endpoint: str) -> bool:
                 error.close()  # an answer all the same
             answered.append(True)
 
+    def answer() -> bool:
+        thread.join(max(deadline - time.monotonic(), 0))
+        return bool(answered)
+
     # In a thread, because looking up a host's name cannot be given a time limit.
-    thread = threading.Thread(target=ask, daemon=True)
+    thread = threading.Thread(target=head, daemon=True)
     thread.start()
-    thread.join(PATIENCE)
-    return bool(answered)
+    return answer
 
 
 @contextmanager
@@ -72,7 +79,22 @@ def offline() -> Iterator[None]:
             place.HF_HUB_OFFLINE = value
 
 
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Keeps `datasets` quiet."""
+    import datasets
+
+    were_shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if were_shown:
+            datasets.enable_progress_bars()
+
+
 def _load(path: str, name: str | None, revision: str | None) -> Any:
     import datasets
 
-    return datasets.load_dataset(path, name=name, revision=revision)
+    with no_progress_bars():
+        return datasets.load_dataset(path, name=name, revision=revision)

@@ -98,7 +98,7 @@ class HuggingFaceTextDataModule(SequenceDataModule):
     def _datasets(self) -> dict[str, Any]:
         """Returns the splits there are, loaded when first asked for."""
         if not self._loaded:
-            with _one_line_errors(self.path), _no_progress_bars():
+            with _one_line_errors(self.path):
                 if is_local(self.path):
                     loaded, self._content = load_local(self.path, self.cache_dir)
                 else:
@@ -118,8 +118,8 @@ class HuggingFaceTextDataModule(SequenceDataModule):
                 )
             if split != "train" and name == training:
                 raise InputError(
-                    f"{split}_split and train_split are both {name!r}, and no text may be in two splits; there "
-                    f"are {list(loaded)}"
+                    f"{split}_split and train_split are both {name!r}, and no text may be in two splits; "
+                    f"there are {list(loaded)}"
                 )
             if name in loaded:
                 _check_column(loaded[name].features, self.text_column, self.path)
@@ -152,13 +152,13 @@ def _check_column(features: Mapping[str, Any], column: str, path: str) -> None:
 @contextmanager
 def _one_line_errors(path: str) -> Iterator[None]:
     """Turns the many exceptions of `datasets` into one that names the reason."""
-    import datasets
-
     try:
         yield
     except InputError:
         raise
     except Exception as error:
+        import datasets
+
         reason: BaseException = error
         while isinstance(reason, datasets.exceptions.DatasetGenerationError) and reason.__cause__:
             reason = reason.__cause__
@@ -166,16 +166,3 @@ def _one_line_errors(path: str) -> Iterator[None]:
         raise InputError(
             f"cannot load the dataset {path!r} ({line}); check path, name and revision"
         ) from error
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    import datasets
-
-    were_shown = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if were_shown:
-            datasets.enable_progress_bars()

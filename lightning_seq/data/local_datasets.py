@@ -6,7 +6,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from lightning_seq.data.files import find_files
+from lightning_seq.data.files import find_files, read_text
+from lightning_seq.data.hub import no_progress_bars
 from lightning_seq.errors import InputError
 
 FORMATS = {".txt": "text", ".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
@@ -30,28 +31,39 @@ def load_local(path: str, cache_dir: Path) -> tuple[dict[str, Any], str]:
     `datasets` knows a local file by its size and time, and would serve a rewritten one as it was. So its own
     copy goes to a place named after the content.
     """
-    import datasets
-
     files = find_files(path, FORMATS)
     formats = {FORMATS.get(file.suffix.lower(), "") for file in files}
     if len(formats) > 1 or "" in formats:
         found = sorted({file.suffix for file in files})
         raise InputError(f"{path!r} has files of {found}; give files of one format among {sorted(FORMATS)}")
-    (format_,) = formats
-    by_split: dict[str, list[str]] = defaultdict(list)
-    for file in files:
-        by_split[_split_of(file, files)].append(str(file.resolve()))
     content = _content_digest(files)
-    options = {"sample_by": "document"} if format_ == "text" else {}
-    splits = datasets.load_dataset(
-        format_, data_files=dict(by_split), cache_dir=str(cache_dir / "datasets" / content[:32]), **options
-    )
+    by_split: dict[str, list[Path]] = defaultdict(list)
+    for file in files:
+        by_split[_split_of(file, Path(path).expanduser())].append(file)
+    (format_,) = formats
+    if format_ == "text":  # its own reader cuts texts into lines and changes their ends
+        return {split: _whole_texts(some) for split, some in by_split.items()}, content
+    import datasets
+
+    with no_progress_bars():
+        splits = datasets.load_dataset(
+            format_,
+            data_files={split: [str(file.resolve()) for file in some] for split, some in by_split.items()},
+            cache_dir=str(cache_dir / "datasets" / content[:32]),
+        )
     return dict(splits), content
 
 
-def _split_of(file: Path, files: list[Path]) -> str:
-    if len(files) > 1:
-        words = set(re.split(r"[^a-z]+", f"{file.parent.name} {file.stem}".lower()))
+def _whole_texts(files: list[Path]) -> Any:
+    import datasets
+
+    return datasets.Dataset.from_dict({"text": [read_text(file) for file in files]})
+
+
+def _split_of(file: Path, given: Path) -> str:
+    if given != file:
+        place = file.relative_to(given) if given.is_dir() else Path(file.name)
+        words = set(re.split(r"[^a-z]+", str(place.with_suffix("")).lower()))
         for split, names in SPLIT_WORDS.items():
             if words & names:
                 return split

@@ -58,7 +58,7 @@ class TextDataModule(SequenceDataModule):
             return (source.read() for source in sources[split])
         main = sources["train"]
         parts: list[Split] = ["train", *self._held_out()]
-        if self._splits_whole(main):
+        if len(main) >= FEWEST_TO_SPLIT_WHOLE or len(parts) == 1:
             taken = whole_parts([source.size for source in main], len(parts) - 1)[parts.index(split)]
             return (main[i].read() for i in taken)
         text = "".join(separated(source.read() for source in main))
@@ -70,17 +70,14 @@ class TextDataModule(SequenceDataModule):
             return f"{self.path} (Python {sys.version_info.major}.{sys.version_info.minor})"
         main = self._sources()["train"]
         files = f" ({len(main)} files)" if len(main) > 1 else ""
-        if self._splits_whole(main):
-            parts = whole_parts([source.size for source in main], len(self._held_out()))
+        if len(main) >= FEWEST_TO_SPLIT_WHOLE and (held_out := self._held_out()):
+            parts = whole_parts([source.size for source in main], len(held_out))
             files = f" ({len(main)} files: {' + '.join(str(len(part)) for part in parts)})"
         return ", ".join([self.path + files, *self._own_paths.values()])
 
     def _held_out(self) -> list[Split]:
         held_out: list[Split] = ["validation", "test"]
         return [split for split in held_out if split not in self._own_paths]
-
-    def _splits_whole(self, sources: list[_Source]) -> bool:
-        return len(sources) >= FEWEST_TO_SPLIT_WHOLE and bool(self._held_out())
 
     def _sources(self) -> dict[Split, list[_Source]]:
         """Returns the sources of each path, none in two of them: a directory may hold the validation file."""

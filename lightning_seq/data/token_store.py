@@ -50,7 +50,7 @@ class TokenStore:
     @property
     def documents(self) -> npt.NDArray[np.int64]:
         """Where each document starts and, last, where the text ends (documents + 1,)."""
-        starts: npt.NDArray[np.int64] = np.load(self.path / "documents.npy")
+        starts: npt.NDArray[np.int64] = np.load(self.path / "documents.npy", mmap_mode="r")
         return starts
 
     def __len__(self) -> int:

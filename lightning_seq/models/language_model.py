@@ -272,7 +272,8 @@ class LanguageModel(LightningModule):
         if asker.startswith("pytorch_lightning."):
             raise InputError(
                 f"{type(self).__name__} is a module of lightning.pytorch and was handed to "
-                "pytorch_lightning: write `import lightning.pytorch as pl`, not `import pytorch_lightning as pl`"
+                "pytorch_lightning: write `import lightning.pytorch as pl`, not"
+                " `import pytorch_lightning as pl`"
             )
         return type(self)
 

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
 # Many models mask by adding a large negative number that is not infinite: this and below is a mask.
@@ -56,26 +55,17 @@ def capture_attention(
         The list that grows by one entry per call of attention, in the order of the calls.
     """
     calls: list[Any] = []
-    running: list[nn.Module] = []
-    names = {child: name.replace("_orig_mod.", "") for name, child in module.named_modules()}
+    running: list[str] = [""]
 
     def keep(probabilities: Tensor, visible: Tensor) -> None:
-        call = AttentionCall(names[running[-1]] if running else "", probabilities, visible)
+        call = AttentionCall(running[-1], probabilities, visible)
         calls.append(call if reduce is None else reduce(call))
 
-    def enter(child: nn.Module, _args: Any) -> None:
-        if child in names:
-            running.append(child)
-
-    def leave(child: nn.Module, _args: Any, _output: Any) -> None:
-        if running and running[-1] is child:
-            running.pop()
-
     with ExitStack() as stack:
-        # global hooks, because a hook on the module itself never fires, or compiles anew, once it is compiled
-        stack.callback(register_module_forward_pre_hook(enter).remove)
-        stack.callback(register_module_forward_hook(leave, always_call=True).remove)
+        # eagerly, or the hooks of a compiled module would never fire, or make it compile anew
         stack.enter_context(torch.compiler.set_stance("force_eager"))
+        for name, child in module.named_modules():
+            _name_while_running(child, name.replace("_orig_mod", "").strip("."), running, stack)
         stack.enter_context(_AttentionMode(keep, max_sequences))
         yield calls
 
@@ -98,6 +88,19 @@ def head_entropy(probabilities: Tensor, visible: Tensor | None = None) -> Tensor
     entropy = torch.special.entr(probabilities).sum(-1) / visible.clamp(min=2).log()
     mean: Tensor = (entropy * counted).sum((0, 2)) / counted.sum((0, 2)).clamp(min=1)
     return mean.clamp(0.0, 1.0)  # rounding leaves 1.0000001
+
+
+def _name_while_running(module: nn.Module, name: str, running: list[str], stack: ExitStack) -> None:
+    """Keeps `name` on top of `running` during the module's forward, until `stack` closes."""
+
+    def enter(_module: nn.Module, _args: Any) -> None:
+        running.append(name)
+
+    def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
+        running.pop()
+
+    stack.callback(module.register_forward_pre_hook(enter).remove)
+    stack.callback(module.register_forward_hook(leave, always_call=True).remove)
 
 
 class _AttentionMode(TorchFunctionMode):

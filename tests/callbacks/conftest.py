@@ -52,7 +52,10 @@ class TinyModel(LightningModule):
         else:
             self.body = nn.LSTM(8, 8, batch_first=True)
         self.head = nn.Linear(8, VOCAB)
-        self.frozen = nn.Dropout(0.5).eval()  # a mode of its own
+        self.frozen = nn.Dropout(0.5)
+
+    def on_train_start(self) -> None:
+        self.frozen.eval()  # a mode of its own
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.body(F.dropout(self.embedding(tokens), 0.1, self.training))

@@ -60,7 +60,7 @@ def test_looks_at_the_first_row_of_the_first_batch_as_it_is_every_time(train, ti
 def test_takes_the_batches_of_others(train, tiny, wrap):
     class Others(tiny):
         def on_before_batch_transfer(self, batch, dataloader_idx):
-            return wrap(batch) if self.trainer.validating else batch
+            return wrap(batch) if not self.trainer.training else batch
 
         def validation_step(self, batch, batch_idx):
             pass
@@ -79,7 +79,7 @@ def test_without_attention_it_says_so_once_and_stays_quiet(train, tiny, caplog):
 def test_unknown_batches_and_failing_models_end_no_training(train, tiny):
     class Odd(tiny):
         def on_before_batch_transfer(self, batch, dataloader_idx):
-            return {"words": batch} if self.trainer.validating else batch
+            return {"words": batch} if not self.trainer.training else batch
 
         def validation_step(self, batch, batch_idx):
             pass
@@ -101,6 +101,7 @@ def test_no_validation_no_pictures(train, tmp_path):
     assert not list(tmp_path.rglob("*.png"))
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # dynamo looks
 def test_compiled_models_train_the_same_and_are_not_compiled_again(train, tiny):
     def make():
         torch._dynamo.reset()

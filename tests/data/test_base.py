@@ -69,7 +69,7 @@ def test_bad_arguments_are_named(list_data):
 
 
 def test_documents_is_all_that_a_subclass_must_have():
-    with pytest.raises(TypeError, match="abstract method '?documents"):
+    with pytest.raises(TypeError, match=r"abstract method '?documents"):
         SequenceDataModule()
 
 
@@ -96,7 +96,9 @@ def test_a_text_too_short_to_train_on(list_data):
 def test_a_split_without_text(list_data):
     data = list_data("abc", validation="", test="")
     data.prepare_data()
-    with pytest.raises(InputError, match=r"the validation split of ListDataModule has no text.*limit_val_batches=0"):
+    with pytest.raises(
+        InputError, match=r"the validation split of ListDataModule has 0 tokens.*limit_val_batches=0"
+    ):
         data.val_dataloader()
     with pytest.raises(InputError, match=r"the test split .*limit_test_batches=0"):
         data.test_dataloader()
@@ -162,7 +164,7 @@ def test_a_checkpoints_tokenizer_of_the_same_kind_wins(list_data, opened):
     data = list_data("abcabc", validation="cabbage", batch_size=1)
     if opened:
         data.prepare_data()
-        assert decoded(data, data.val_dataloader()) == "abba\ufffde"[:0] + "abba\ufffd\ufffd"[:4] + "\ufffd\ufffd"
+        assert decoded(data, data.val_dataloader()) == "abba\ufffd\ufffd"
     theirs = build_tokenizer("character", ["abcdefgh"])
     data.adopt_tokenizer(theirs.to_str())
     assert data.tokenizer.to_str() == theirs.to_str()
@@ -172,7 +174,9 @@ def test_a_checkpoints_tokenizer_of_the_same_kind_wins(list_data, opened):
 
 def test_a_checkpoints_tokenizer_of_another_kind_is_refused(list_data):
     theirs = build_tokenizer("byte", []).to_str()
-    with pytest.raises(InputError, match="trained with a byte tokenizer and the data asks for 'character'; give"):
+    with pytest.raises(
+        InputError, match="trained with a byte tokenizer and the data asks for 'character'; give"
+    ):
         list_data("abc").adopt_tokenizer(theirs)
     list_data("abc", tokenizer="byte").adopt_tokenizer(theirs)
     with pytest.raises(InputError, match="does not describe a tokenizer"):
@@ -187,7 +191,9 @@ def test_a_tokenizer_file_stands_for_itself_alone(list_data, tmp_path):
         data = list_data("abc", tokenizer=str(tmp_path / file))
         assert kind_of(data.tokenizer) == "character"
         data.adopt_tokenizer(own.to_str())
-        with pytest.raises(InputError, match=rf"another tokenizer \(character, 4 ids\) than '.*{file}'; give"):
+        with pytest.raises(
+            InputError, match=rf"another tokenizer \(character, 4 ids\) than '.*{file}'; give"
+        ):
             data.adopt_tokenizer(other.to_str())
 
 

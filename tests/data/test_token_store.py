@@ -41,7 +41,7 @@ def test_ids_take_as_few_bytes_as_the_vocabulary_allows(tmp_path, vocab_size, dt
 
 
 def test_an_empty_text_has_an_empty_store(tmp_path):
-    store = TokenStore.open_or_build(tmp_path / "store", lambda: [], 256)
+    store = TokenStore.open_or_build(tmp_path / "store", list, 256)
     assert store.tokens.tolist() == []
     assert TokenStore.open(tmp_path / "store") is not None
 

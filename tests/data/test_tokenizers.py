@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -136,10 +134,8 @@ def test_loads_the_tokenizer_of_a_checkpoint(tmp_path):
 
 
 def test_refuses_what_holds_no_tokenizer(tmp_path):
-    with pytest.raises(
-        InputError, match=r"no tokenizer at .*tokeniser\.json.* \(did you mean .*tokenizer\.json"
-    ):
-        (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputError, match=r"no tokenizer at .*tokeniser\.json.* \(did you mean .*tokenizer"):
         load_tokenizer(tmp_path / "tokeniser.json")
     with pytest.raises(InputError, match="does not describe a tokenizer"):
         load_tokenizer(tmp_path / "tokenizer.json")
@@ -158,7 +154,3 @@ def test_refuses_what_holds_no_tokenizer(tmp_path):
 def test_refuses_an_unknown_kind():
     with pytest.raises(InputError, match=r"'charcter' \(did you mean 'character'\?\)"):
         build_tokenizer("charcter", [])
-
-
-def test_json_is_what_the_tokenizer_saves(tmp_path):
-    assert json.loads(build_tokenizer("byte", []).to_str())["model"]["type"] == "BPE"

@@ -1,0 +1,155 @@
+"""One directory a run: what is in it, what it is called, and that none is ever lost."""
+
+import json
+import re
+
+import pytest
+import torch
+import yaml
+
+import lightning_seq
+from lightning_seq.cli import from_recipe
+from lightning_seq.cli.run_directory import create, run_name
+from lightning_seq.errors import InputError
+from tests.cli.conftest import LSTM, TINY
+
+
+def test_a_run_leaves_everything_in_one_new_directory(command, here):
+    extras = [
+        "--trainer.val_check_interval=1",
+        "--trainer.log_every_n_steps=1",
+        "--trainer.gradient_clip_val=1",
+    ]
+    watchers = [
+        f"--trainer.callbacks+={c}" for c in ("GradientClippingMonitor", "AttentionLogger", "SampleLogger")
+    ]
+    small = ["--model=TransformerLanguageModel", "--model.embedding_dim=16", "--model.num_layers=1"]
+    status, said = command("fit", *small, *TINY, *extras, *watchers)
+    assert status == 0, said
+    assert [p.name for p in (here / "runs").iterdir()] == ["TransformerLanguageModel-1"]
+    run = here / "runs" / "TransformerLanguageModel-1"
+    files = {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file()}
+    assert {
+        "config.yaml",
+        "metrics.csv",
+        "samples.txt",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+    } <= files
+    assert any(re.fullmatch(r"figures/.*\.png", f) for f in files)
+    assert not any(":" in f for f in files)
+    assert {p.name for p in here.iterdir()} == {"runs", "text.txt"}
+    header = (run / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"train_loss", "val_loss", "val_perplexity", "val_bits_per_character", "grad/norm"} <= set(header)
+
+
+def test_the_summary_says_where_everything_is_and_what_comes_next(command):
+    extras = ["--trainer.val_check_interval=1", "--trainer.callbacks+=SampleLogger"]
+    _, said = command("fit", *LSTM, *TINY, *extras)
+    summary = said[said.index("-" * 80) :].split("-" * 80)[1]
+    for part in (
+        "validation  loss ",
+        "perplexity",
+        "bits per character",
+        "sample",
+        "runs/LSTMLanguageModel-1",
+    ):
+        assert part in summary
+    assert "lightning-seq generate --checkpoint runs/LSTMLanguageModel-1/checkpoints/best.ckpt" in summary
+    assert all(len(line) <= 80 for line in summary.splitlines() if "--checkpoint" not in line)
+
+
+def test_a_second_run_gets_a_directory_of_its_own(command, here):
+    for number in (1, 2):
+        assert command("fit", *LSTM, *TINY)[0] == 0
+        assert (here / "runs" / f"LSTMLanguageModel-{number}" / "config.yaml").exists()
+
+
+def test_a_directory_that_holds_something_is_refused_and_kept(command, here):
+    (here / "mine").mkdir()
+    (here / "mine" / "thesis.txt").write_text("years of work")
+    status, said = command("fit", *LSTM, *TINY, "--run_dir=mine")
+    assert status == 1
+    assert "run_dir mine exists already" in said
+    assert [p.name for p in (here / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_a_run_that_fails_before_its_first_step_leaves_nothing(command, here):
+    assert command("fit", *LSTM, *TINY, "--data.path=missing.txt")[0] == 1
+    assert command("fit", *LSTM, *TINY, "--data.context_length=100000")[0] == 1
+    assert not list((here / "runs").iterdir())
+
+
+def test_the_resolved_configuration_trains_the_same_again(command, here):
+    command("fit", *LSTM, *TINY, "--model.learning_rate=0.02")
+    first = here / "runs" / "LSTMLanguageModel-1"
+    status, said = command("fit", "--config", first / "config.yaml")
+    assert status == 0, said
+    second = here / "runs" / "LSTMLanguageModel-2"  # named after the run, not after "config"
+    old, new = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (first, second))
+    assert all(torch.equal(old["state_dict"][name], new["state_dict"][name]) for name in old["state_dict"])
+    assert yaml.safe_load((second / "config.yaml").read_text())["model"]["init_args"]["learning_rate"] == 0.02
+
+
+def test_the_last_state_is_saved_even_where_no_validation_fell_on_it(command, here):
+    command("fit", *LSTM, *TINY, "--trainer.max_steps=3", "--trainer.val_check_interval=2")
+    checkpoints = here / "runs" / "LSTMLanguageModel-1" / "checkpoints"
+    steps = {p.name: torch.load(p, weights_only=True)["global_step"] for p in checkpoints.iterdir()}
+    assert steps == {"best.ckpt": 2, "last.ckpt": 3}
+
+
+def test_names_are_safe():
+    assert run_name(["recipes/quickstart.yaml"], "a.B", "fit") == "quickstart"
+    assert run_name(["recipes/quickstart.yaml"], "a.B", "test") == "quickstart-test"
+    assert run_name(["runs/quickstart-12/config.yaml"], "a.B", "fit") == "quickstart"
+    assert run_name(["we:ird na/me?.yaml"], "a.B", "fit") == "me_"
+    assert run_name([], "a.b.C", "fit") == "C"
+
+
+def test_other_ranks_write_where_rank_zero_said(here, monkeypatch):
+    from lightning.pytorch.utilities import rank_zero_only
+
+    chosen = create("a")
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    assert create("a") == chosen
+    assert [p.name for p in (here / "runs").iterdir()] == ["a-1"]
+
+
+def test_from_recipe_gives_trainer_model_and_data(here):
+    trainer, model, data = from_recipe(
+        "quickstart",
+        model={"embedding_dim": 16, "num_layers": 1, "num_heads": 2},
+        data={"path": "text.txt", "batch_size": 2, "context_length": 8},
+        **{"trainer.max_steps": 1, "trainer.enable_progress_bar": False, "trainer.accelerator": "cpu"},
+    )
+    assert type(model).__name__ == "TransformerLanguageModel"
+    assert (trainer.max_steps, data.batch_size, model.hparams.num_layers) == (1, 2, 1)
+    assert model.hparams.vocab_size == data.vocab_size  # the link from data to model holds
+    trainer.fit(model, data)
+    assert trainer.global_step == 1
+    assert lightning_seq.from_recipe is from_recipe
+
+
+def test_from_recipe_takes_another_class_and_refuses_nonsense(here):
+    options = {"data.path": "text.txt", "trainer.accelerator": "cpu"}
+    _, model, _ = from_recipe("quickstart", model="GRULanguageModel", **options)
+    assert type(model).__name__ == "GRULanguageModel"
+    with pytest.raises(InputError, match="did you mean 'quickstart'"):
+        from_recipe("quickstar")
+    with pytest.raises(InputError, match=r"no option 'batchsize' .did you mean 'batch_size'"):
+        from_recipe("quickstart", data={"batchsize": 3})
+
+
+def test_wandb_writes_inside_the_run(command, here, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    logger = json.dumps({"class_path": "WandbLogger", "init_args": {"project": "p", "offline": True}})
+    status, said = command("fit", *LSTM, *TINY, f"--trainer.logger={logger}", "--trainer.log_every_n_steps=1")
+    import wandb
+
+    wandb.finish()
+    assert status == 0, said
+    run = here / "runs" / "LSTMLanguageModel-1"
+    assert list(run.glob("wandb/offline-run-*/run-*.wandb"))
+    assert (run / "metrics.csv").exists()
+    assert not (here / "wandb").exists()

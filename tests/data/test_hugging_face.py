@@ -1,0 +1,164 @@
+import json
+import os
+
+import datasets
+import pytest
+
+from lightning_seq.data import HuggingFaceTextDataModule
+from lightning_seq.data.documents import SPLITS
+from lightning_seq.data.local_datasets import is_local
+from lightning_seq.errors import InputError
+
+ROWS = [f"row {i} é\r\n" for i in range(100)]
+
+
+@pytest.fixture(autouse=True)
+def no_hub(monkeypatch):
+    def refuse(*args):
+        pytest.fail("asked the Hub")
+
+    monkeypatch.setattr("lightning_seq.data.hugging_face.load_from_hub", refuse)
+
+
+@pytest.fixture
+def make(tmp_path):
+    def make(path, **options):
+        return HuggingFaceTextDataModule(str(path), **{"cache_dir": str(tmp_path / "cache"), **options})
+
+    return make
+
+
+def write(file, rows):
+    rows = [{"text": row, "number": i} for i, row in enumerate(rows)]
+    if file.suffix == ".parquet":
+        datasets.Dataset.from_list(rows).to_parquet(file)
+    elif file.suffix == ".csv":
+        datasets.Dataset.from_list(rows).to_csv(file)
+    else:
+        file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return file
+
+
+def sizes(data):
+    return [len(list(data.documents(split))) for split in SPLITS]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json", ".jsonl", ".parquet"])
+def test_local_rows(make, tmp_path, suffix):
+    data = make(write(tmp_path / f"rows{suffix}", ROWS))
+    assert sizes(data) == [90, 5, 5]
+    assert [row for split in SPLITS for row in data.documents(split)] == ROWS
+    assert data.describe().endswith(f"rows{suffix}, validation and test held out of train")
+
+
+def test_local_text_keeps_its_lines(make, tmp_path):
+    (tmp_path / "a.txt").write_bytes("one\r\ntwo é\n\n".encode() * 100)
+    data = make(tmp_path / "a.txt")
+    texts = ["".join(data.documents(split)) for split in SPLITS]
+    assert "".join(texts) == "one\r\ntwo é\n\n" * 100
+    assert all(texts)
+
+
+def test_a_directory_tells_splits_by_the_names_of_files(make, tmp_path):
+    for name, rows in (("train-0", ROWS[:50]), ("train-1", ROWS[50:]), ("dev", ROWS[:7])):
+        write(tmp_path / f"{name}.jsonl", rows)
+    data = make(tmp_path)
+    assert sizes(data) == [95, 7, 5]
+    assert data.describe().endswith(", test held out of train")
+
+
+def test_a_rewritten_file_of_the_same_size_and_time_is_read_anew(make, tmp_path):
+    file = write(tmp_path / "rows.jsonl", ["old"] * 40)
+    before, stat = make(file), file.stat()
+    fingerprint = before.fingerprint("train")
+    assert set(before.documents("train")) == {"old"}
+    write(file, ["new"] * 40)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert file.stat().st_size == stat.st_size
+    assert set(make(file).documents("train")) == {"new"}
+    assert make(file).fingerprint("train") != fingerprint
+
+
+def test_fingerprints_differ_between_splits_and_columns(make, tmp_path):
+    file = tmp_path / "rows.parquet"
+    datasets.Dataset.from_dict({"text": ["a"] * 40, "other": ["b"] * 40}).to_parquet(file)
+    all_ = [
+        make(file, text_column=column).fingerprint(split) for column in ("text", "other") for split in SPLITS
+    ]
+    assert len(set(all_)) == 6
+    assert make(file).fingerprint("train") == all_[0]
+
+
+def test_trains(make, tmp_path):
+    data = make(write(tmp_path / "rows.csv", ROWS), batch_size=2, context_length=8)
+    batch = next(iter(data.train_dataloader()))
+    assert batch["inputs"].shape == (2, 8)
+    assert data.vocab_size == len(set("".join(ROWS))) + 1
+
+
+def test_a_wrong_column_is_named(make, tmp_path):
+    file = write(tmp_path / "rows.parquet", ROWS)
+    message = r"no column 'txet' \(did you mean 'text'\?\); text_column can be one of \['text', 'number'\]"
+    with pytest.raises(InputError, match=message):
+        _ = make(file, text_column="txet").vocab_size
+    with pytest.raises(InputError, match=r"column 'number' of .* holds int64, not text"):
+        _ = make(file, text_column="number").vocab_size
+    lists = tmp_path / "lists.parquet"
+    datasets.Dataset.from_dict({"text": [["a"], ["b"]]}).to_parquet(lists)
+    with pytest.raises(InputError, match=r"column 'text' of .* holds structures, not text"):
+        _ = make(lists).vocab_size
+
+
+def test_a_column_of_nothing_is_named(make, tmp_path):
+    with pytest.raises(InputError, match=r"column 'text' of .* holds no text, only empty rows"):
+        _ = make(write(tmp_path / "rows.jsonl", ["", " "] * 40)).vocab_size
+
+
+def test_wrong_splits_are_named(make, tmp_path):
+    file = write(tmp_path / "rows.csv", ROWS)
+    with pytest.raises(
+        InputError, match=r"no split 'trian' \(did you mean 'train'\?\); train_split can be one"
+    ):
+        _ = make(file, train_split="trian").vocab_size
+    with pytest.raises(InputError, match="no split 'held'; validation_split can be one of"):
+        _ = make(file, validation_split="held").vocab_size
+    with pytest.raises(InputError, match="test_split and train_split are both 'train'"):
+        _ = make(file, test_split="train").vocab_size
+
+
+@pytest.mark.parametrize(
+    "path", ["./data", "../data", "/data", "~/data", "data.csv", "a/b.parquet", "data/*"]
+)
+def test_a_missing_local_path_is_never_sent_to_the_hub(make, path):
+    assert is_local(path)
+    with pytest.raises(InputError, match="no file"):
+        _ = make(path).vocab_size
+
+
+def test_a_hub_id_is_not_local(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert not is_local("someone/text")
+    (tmp_path / "someone" / "text").mkdir(parents=True)
+    assert is_local("someone/text")
+
+
+def test_broken_files_are_said_in_one_line(make, tmp_path):
+    (tmp_path / "broken.parquet").write_bytes(b"no parquet")
+    with pytest.raises(
+        InputError, match=r"cannot load the dataset .*broken\.parquet' \(.*check path"
+    ) as raised:
+        _ = make(tmp_path / "broken.parquet").vocab_size
+    assert "\n" not in str(raised.value)
+
+
+def test_an_undecodable_byte_is_named(make, tmp_path):
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(InputError, match=r"latin\.txt' is not UTF-8: byte 3 is 0xe9"):
+        _ = make(tmp_path / "latin.txt").vocab_size
+
+
+def test_formats_do_not_mix(make, tmp_path):
+    write(tmp_path / "a.csv", ROWS)
+    write(tmp_path / "b.jsonl", ROWS)
+    with pytest.raises(InputError, match=r"has files of \['.csv', '.jsonl'\]; give files of one format"):
+        _ = make(tmp_path).vocab_size

@@ -1,0 +1,32 @@
+from lightning_seq.data.summary import summary
+from lightning_seq.data.token_store import Counts
+from lightning_seq.data.tokenizers import build_tokenizer
+
+
+def counts(scale, tokens_per_character=1):
+    sizes = {"train": 90 * scale, "validation": 5 * scale, "test": 5 * scale}
+    return {split: Counts(size * tokens_per_character, 1, size, size) for split, size in sizes.items()}
+
+
+def test_says_text_sizes_and_vocabulary():
+    said = summary("python-docs (Python 3.11)", ["1"], counts(3495), build_tokenizer("character", ["abc"]))
+    assert said.splitlines() == [
+        "data: python-docs (Python 3.11), sha256 " + said.split()[5],
+        "      train 314,550 characters, validation 17,475, test 17,475",
+        "      vocabulary 4 (character)",
+    ]
+    assert len(said.split()[5]) == 8
+
+
+def test_says_tokens_where_they_are_not_characters():
+    said = summary("text", ["1"], counts(10, 2), build_tokenizer("byte", []))
+    assert (
+        "train 900 characters (1,800 tokens), validation 50 (100 tokens), test 50 (100 tokens)"
+        in " ".join(said.split())
+    )
+
+
+def test_fits_a_terminal():
+    said = summary("/long" * 30 + "/name.txt", ["1"], counts(10**10, 3), build_tokenizer("byte", []))
+    assert max(map(len, said.splitlines())) <= 80
+    assert "/name.txt, sha256" in said
