@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
@@ -82,10 +81,10 @@ class SampleLogger(Callback):
         folders = (logger.log_dir for logger in trainer.loggers)
         folder = Path(next(filter(None, folders), trainer.default_root_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        loss = trainer.callback_metrics.get("val_loss", torch.tensor(torch.nan)).item()
-        heading = f"=== step {trainer.global_step:,}, val_loss {loss:.3f} ==="
+        loss = trainer.callback_metrics.get("val_loss")
+        heading = f"step {trainer.global_step:,}" + ("" if loss is None else f", val_loss {loss:.3f}")
         with (folder / "samples.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(f"{heading}\n{self.last}\n\n")
+            file.write(f"=== {heading} ===\n{self.last}\n\n")
 
 
 def _log_text(logger: Logger, text: str, step: int) -> None:

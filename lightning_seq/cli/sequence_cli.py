@@ -110,8 +110,7 @@ class SequenceCLI(LightningCLI):
         callbacks = _as_list(trainer.get("callbacks"))
         if trainer.get("enable_progress_bar") is not False and not _has(callbacks, AnyProgressBar):
             callbacks.append(ProgressBar())
-        saves = self.subcommand in ("fit", None) and trainer.get("enable_checkpointing") is not False
-        if saves and not _has(callbacks, ModelCheckpoint):
+        if trainer.get("enable_checkpointing") is not False and not _has(callbacks, ModelCheckpoint):
             callbacks.append(_best_and_last(self.model))
         if trainer.get("enable_model_summary") is None:  # Lightning's table shows one row: the network
             kwargs["enable_model_summary"] = False

@@ -28,6 +28,15 @@ def test_without_a_logger_the_root_directory_keeps_them(train, writer, tmp_path)
     assert (tmp_path / "samples.txt").exists()
 
 
+def test_a_validation_without_a_loss_is_named_by_its_step(train, writer, tmp_path):
+    class Lossless(writer):
+        def validation_step(self, batch, batch_idx):
+            pass
+
+    train(Lossless, SampleLogger())
+    assert (tmp_path / "samples.txt").read_text(encoding="utf-8").startswith("=== step 4 ===\n")
+
+
 def test_weights_are_bit_identical(train, writer):
     _, without = train(writer)
     _, with_it = train(writer, SampleLogger())
