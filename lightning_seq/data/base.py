@@ -173,8 +173,8 @@ class SequenceDataModule(LightningDataModule, ABC):
         store = self._store(split)
         if len(store) < FEWEST_TOKENS:
             raise InputError(
-                f"the {split} split of {self.describe()} has {len(store)} tokens, nothing to predict; give it "
-                f"text, or switch it off by the trainer's limit_{split.removesuffix('idation')}_batches=0"
+                f"the {split} split of {self.describe()} has {len(store)} tokens, nothing to predict; give "
+                f"it text, or switch it off by the trainer's limit_{split.removesuffix('idation')}_batches=0"
             )
         return SequenceLoader(self._plan(split), store, self._pin_memory)
 

@@ -39,7 +39,7 @@ def load_from_hub(path: str, name: str | None, revision: str | None) -> Any:
 
 
 def ask(endpoint: str) -> Callable[[], bool]:
-    """Asks whether anything answers HTTP at ``endpoint``; the function returned waits three seconds at most."""
+    """Asks whether anything answers HTTP at ``endpoint``; what it returns waits three seconds at most."""
     answered: list[bool] = []
     deadline = time.monotonic() + PATIENCE
 

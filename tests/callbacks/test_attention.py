@@ -96,7 +96,7 @@ def test_unknown_batches_and_failing_models_end_no_training(train, tiny):
         assert len([w for w in warnings if "AttentionLogger" in str(w.message)]) == 1
 
 
-def test_works_in_validation_alone_and_names_the_module(train, tiny, tmp_path):
+def test_works_in_validation_alone(train, tiny, tmp_path):
     trainer, _ = train(tiny, AttentionLogger(), limit_val_batches=0, val_check_interval=1.0)
     trainer.limit_val_batches = 1
     (metrics,) = trainer.validate(trainer.lightning_module, verbose=False)
