@@ -93,6 +93,15 @@ def test_a_text_too_short_to_train_on(list_data):
         list_data("abc").train_dataloader()
 
 
+@pytest.mark.parametrize("batching", ["contiguous", "blocks"])
+def test_the_seed_orders_training(list_data, batching):
+    options = {"batching": batching, "batch_size": 3, "context_length": 30}
+    text = "".join(chr(0x4E00 + i) for i in range(1000))
+    loaders = [list_data(text, seed=seed, **options).train_dataloader() for seed in (0, 0, 1)]
+    first, same, other = ([batch["inputs"].tolist() for batch in loader] for loader in loaders)
+    assert first == same != other
+
+
 def test_a_split_without_text(list_data):
     data = list_data("abc", validation="", test="")
     data.prepare_data()

@@ -44,6 +44,21 @@ def test_nonsense_does_not_answer(closed_port):
     assert not ask("no address at all")()
 
 
+def test_a_name_that_is_never_looked_up_does_not_hold_us_up(monkeypatch):
+    release = threading.Event()
+    monkeypatch.setattr("lightning_seq.data.hub.PATIENCE", 0.1)
+
+    def look_up_slowly(*args, **kwargs):
+        release.wait(10)
+        raise OSError("no such host")
+
+    monkeypatch.setattr("urllib.request.urlopen", look_up_slowly)
+    start = time.monotonic()
+    assert not ask("http://127.0.0.1")()
+    assert time.monotonic() - start < 5
+    release.set()
+
+
 @pytest.mark.parametrize("network", ["closed_port", "silent_server"])
 def test_no_network_is_said_within_five_seconds(network, request, monkeypatch, tmp_path):
     endpoint = request.getfixturevalue(network)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from lightning_seq.data.encoding import encode
 from lightning_seq.data.tokenizers import (
@@ -77,6 +77,15 @@ def test_a_custom_tokenizer_is_encoded_as_it_does_itself():
     for text, (same, ids) in zip(documents, encode(tokenizer, documents), strict=True):
         assert same == text
         assert ids.tolist() == tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def test_no_special_tokens_are_added():
+    tokenizer = bpe()
+    tokenizer.add_special_tokens(["<bos>"])
+    special = [("<bos>", tokenizer.token_to_id("<bos>"))]
+    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=special)
+    assert tokenizer.encode("abc").ids[0] == special[0][1]
+    assert encoded(tokenizer, "abc") == tokenizer.encode("abc").ids[1:]
 
 
 def test_the_character_vocabulary_does_not_depend_on_the_order_of_texts():
