@@ -6,18 +6,14 @@ from contextlib import contextmanager
 import torch
 from lightning.pytorch import LightningModule
 
+from lightning_seq.networks.base import evaluating
+
 
 @contextmanager
 def undisturbed(module: LightningModule) -> Iterator[None]:
-    """Evaluation mode without gradients; random numbers and every submodule's mode come back afterwards."""
-    modes = [(child, child.training) for child in module.modules()]
+    """Evaluation as :func:`~lightning_seq.networks.base.evaluating`; random numbers come back, too."""
     # the CPU's generator is always kept; MPS cannot be, and neither dropout nor sampling draws from it here
     kind = module.device.type
     devices = [] if kind in ("cpu", "mps", "meta") else [module.device]
-    try:
-        with torch.random.fork_rng(devices, device_type=kind if devices else "cuda"), torch.no_grad():
-            module.eval()
-            yield
-    finally:
-        for child, training in modes:
-            child.training = training
+    with torch.random.fork_rng(devices, device_type=kind if devices else "cuda"), evaluating(module):
+        yield

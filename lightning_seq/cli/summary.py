@@ -1,6 +1,7 @@
 """What is printed at the end of a training: figures, a sample, where everything is, what to try next."""
 
 import shlex
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,13 @@ def end_of_fit(trainer: Trainer, run_directory: Path) -> str:
             _row("sample", ""),
             *(f"  | {line[: WIDTH - 4]}" for line in sample.strip().splitlines()[:8]),
         ]
-    lines += [_row("run", f"{run_directory}{_content(run_directory)}"), *_next(trainer, sample)]
+    lines += [_row("run", f"{run_directory}{_content(run_directory)}"), *_next(trainer)]
     return "\n".join([*lines, "-" * WIDTH])
+
+
+def _quoted(text: str) -> list[str]:
+    wrapped = [part for line in text.strip().splitlines() for part in textwrap.wrap(line, WIDTH - 4) or [""]]
+    return [f"  | {line}".rstrip() for line in wrapped[:8]]
 
 
 def _row(name: str, text: str) -> str:
@@ -57,13 +63,14 @@ def _content(run_directory: Path) -> str:
     return "".join(f"\n{'':11s}   {name}" for name in [*found, "checkpoints/"])
 
 
-def _next(trainer: Trainer, sample: str | None) -> list[str]:
-    best = _best(trainer)
+def _next(trainer: Trainer) -> list[str]:
+    best, sampler = _best(trainer), _callback(trainer, "SampleLogger")
     if best is None:
         return []
-    prompt = (_callback(trainer, "SampleLogger").prompt if sample else "The ") or "The "
-    command = f"lightning-seq generate --checkpoint {shlex.quote(best)} --prompt {shlex.quote(prompt)}"
-    return [_row("next", command)]
+    words = ["lightning-seq", "generate", "--checkpoint", best, "--prompt", "The "]
+    if sampler is not None:
+        words[-1:] = [sampler.prompt, "--temperature", str(sampler.options["temperature"])]
+    return [_row("next", shlex.join(words))]
 
 
 def _best(trainer: Trainer) -> str | None:
