@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentError, ArgumentParser, RawDescriptionHelpFormatter
 from types import ModuleType
 
 import lightning_seq
@@ -23,6 +23,11 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except ArgumentError as error:
+        if debug:
+            raise
+        print(f"error: {error.message}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

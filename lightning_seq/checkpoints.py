@@ -24,8 +24,10 @@ def describe(model: LightningModule, tokenizer: str | None) -> dict[str, Any]:
 
 
 def class_path(cls: type) -> str:
-    """Returns ``module.Name``."""
-    return f"{cls.__module__}.{cls.__qualname__}"
+    """Returns ``module.Name``; a script's classes are named after its file, by which they can be imported."""
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    module = Path(script).stem if cls.__module__ == "__main__" and script else cls.__module__
+    return f"{module}.{cls.__qualname__}"
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -72,6 +74,9 @@ def load(path: str | Path, trust: bool = False) -> Any:
 
 def _import_class(path: str, trust: bool) -> Any:
     module, _, name = path.rpartition(".")
+    own = getattr(sys.modules["__main__"], name, None)
+    if isinstance(own, type) and class_path(own) == path:
+        return own  # of the script that is running: importing it would run it again
     if not (trust or module in sys.modules or module.split(".")[0] == __package__):
         raise InputError(
             f"the checkpoint was written by {path}, which is not part of lightning_seq: import that class "

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from lightning_seq.errors import InputError
-from lightning_seq.networks.base import Network, evaluating
+from lightning_seq.networks.base import evaluating
 
 
 def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
     """Raises an :class:`InputError` for settings that no distribution can be sampled with."""
-    if temperature < 0:
+    if not temperature >= 0:  # NaN is neither
         raise InputError(f"temperature is {temperature}: give 0 (always the likeliest token) or more")
     if top_k is not None and top_k < 1:
         raise InputError(f"top_k is {top_k}: give the number of tokens to choose from, at least 1")
@@ -88,11 +88,15 @@ def stream(
     context = getattr(network, "context_length", None) or tokens.size(1) + max_new_tokens
     tokens = tokens[:, -context:]
     step, state = tokens, None
-    if isinstance(network, Network):
-        state = network.initial_state(tokens.size(0), min(context, tokens.size(1) + max_new_tokens))
+    if callable(make := getattr(network, "initial_state", None)):
+        state = make(tokens.size(0), min(context, tokens.size(1) + max_new_tokens))
     for _ in range(max_new_tokens):
         with evaluating(network):
             logits, state = network(step, state)
+            if step is tokens and not logits[:, -1].amax().isfinite():  # asked once: on a GPU it waits
+                raise InputError(
+                    "the network's logits are not finite: its weights have diverged, take others"
+                )
             drawn = sample(logits[:, -1], temperature, top_k, top_p, generator)
             step = drawn[:, None]
             if state is None:

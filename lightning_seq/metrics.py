@@ -49,7 +49,8 @@ class TextLoss(Metric):
         self.nll += nll.detach().to(self.nll.dtype).sum()
         self.tokens += scored.sum()
         if self.characters_per_token is not None:
-            self.characters += self.characters_per_token[targets[scored]].sum()
+            counts = self.characters_per_token[targets.where(scored, 0)]  # (batch, time)
+            self.characters += counts.where(scored, 0).sum()
 
     def compute(self) -> dict[str, Tensor]:
         """Returns ``loss`` and ``perplexity``, and ``bits_per_character`` where characters are known.

@@ -1,7 +1,7 @@
 """Parameter groups, the optimizer and learning-rate schedules counted in steps."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -27,6 +27,18 @@ def adamw(
     """Returns AdamW (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101) for ``module``."""
     groups = [group for group in parameter_groups(module, weight_decay) if group["params"]]
     return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=fused)
+
+
+def set_hyperparameters(
+    optimizer: Any, schedule: Any, learning_rate: float, weight_decay: float, betas: tuple[float, float]
+) -> None:
+    """Lets these values win over the ones that a checkpoint gave to optimizer and schedule."""
+    schedule.base_lrs = [learning_rate] * len(optimizer.param_groups)
+    for group, factor in zip(optimizer.param_groups, schedule.lr_lambdas, strict=True):
+        decays = group["params"][0].dim() >= 2
+        group["lr"] = learning_rate * factor(schedule.last_epoch)
+        group["initial_lr"], group["betas"] = learning_rate, betas
+        group["weight_decay"] = weight_decay if decays else 0.0
 
 
 def learning_rate_factor(

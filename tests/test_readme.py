@@ -62,6 +62,7 @@ def test_the_public_names():
     assert sorted(callbacks.__all__) == [
         "AttentionLogger",
         "GradientClippingMonitor",
+        "LastCheckpoint",
         "ProgressBar",
         "SampleLogger",
     ]
@@ -95,4 +96,7 @@ def test_the_python_of_the_readme_runs(tmp_path):
         script
     )  # the console script: its path lacks the working directory
     subprocess.run([installed, *line, *steps], check=True, capture_output=True, cwd=tmp_path)
-    assert (tmp_path / "runs" / "quickstart-1" / "checkpoints" / "best.ckpt").exists()
+    checkpoint = tmp_path / "runs" / "quickstart-1" / "checkpoints" / "best.ckpt"
+    line = ["generate", "--checkpoint", checkpoint, "--prompt", "The ", "--max_new_tokens", "9", "--trust"]
+    said = subprocess.run([installed, *line], check=True, capture_output=True, text=True, cwd=tmp_path).stdout
+    assert said.startswith("The ")

@@ -1,8 +1,9 @@
-"""Callbacks that watch a training and do not change what is learnt."""
+"""Callbacks that watch a training: gradients, attention, samples, progress; and keep its newest state."""
 
 from lightning_seq.callbacks.attention import AttentionLogger
 from lightning_seq.callbacks.gradient_clipping import GradientClippingMonitor
+from lightning_seq.callbacks.last_checkpoint import LastCheckpoint
 from lightning_seq.callbacks.progress import ProgressBar
 from lightning_seq.callbacks.samples import SampleLogger
 
-__all__ = ["AttentionLogger", "GradientClippingMonitor", "ProgressBar", "SampleLogger"]
+__all__ = ["AttentionLogger", "GradientClippingMonitor", "LastCheckpoint", "ProgressBar", "SampleLogger"]

@@ -5,10 +5,12 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_seq.callbacks.probe import undisturbed
 from lightning_seq.errors import InputError
 from lightning_seq.figures import forgiving
+from lightning_seq.generation import check_sampling
 
 
 class SampleLogger(Callback):
@@ -38,10 +40,9 @@ class SampleLogger(Callback):
         top_p: float | None = None,
         seed: int = 0,
     ) -> None:
-        _check("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "at least 1")
-        _check("temperature", temperature, temperature >= 0, "0 or more")
-        _check("top_k", top_k, top_k is None or top_k >= 1, "at least 1, or null for all")
-        _check("top_p", top_p, top_p is None or 0 < top_p <= 1, "above 0 and at most 1, or null for all")
+        if max_new_tokens < 1:
+            raise InputError(f"SampleLogger got max_new_tokens={max_new_tokens}, expected at least 1")
+        check_sampling(temperature, top_k, top_p)
         self.prompt = prompt
         self.options = {
             "max_new_tokens": max_new_tokens,
@@ -61,14 +62,24 @@ class SampleLogger(Callback):
                 f"remove SampleLogger from trainer.callbacks or give {name} generate(prompt, ...) -> str"
             )
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tries the prompt once, so that what is wrong with it shows before the training."""
+        self._sample(pl_module, max_new_tokens=1)
+
+    def _sample(self, pl_module: LightningModule, **changes: Any) -> str:
+        model: Any = pl_module
+        with undisturbed(pl_module):
+            return str(model.generate(self.prompt, **self.options | changes))
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Samples and writes."""
         if trainer.sanity_checking:
             return
-        # on every rank, though one writes: the forward of a sharded model waits for all ranks
-        model: Any = pl_module
-        with undisturbed(pl_module):
-            self.last = model.generate(self.prompt, **self.options)
+        try:  # on every rank, though one writes: the forward of a sharded model waits for all ranks
+            self.last = self._sample(pl_module)
+        except InputError as error:  # weights that diverged: the training's own business
+            rank_zero_warn(f"SampleLogger writes nothing at step {trainer.global_step}: {error}")
+            return
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         for logger in trainer.loggers:
@@ -93,8 +104,3 @@ def _log_text(logger: Logger, text: str, step: int) -> None:
     elif isinstance(logger, TensorBoardLogger):
         # TensorBoard reads Markdown: indented, the text keeps its lines
         logger.experiment.add_text("samples", "".join(f"    {line}\n" for line in text.splitlines()), step)
-
-
-def _check(name: str, value: object, good: bool, expected: str) -> None:
-    if not good:
-        raise InputError(f"SampleLogger got {name}={value!r}, expected {expected}")

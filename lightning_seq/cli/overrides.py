@@ -2,7 +2,7 @@
 
 import importlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +20,33 @@ def report_class_changes(config: Any, files: Iterable[str]) -> None:
     jsonargparse keeps what the new class takes, too, and drops the rest without a word.
     """
     for key in ("model", "data"):
-        recipe = _last_section(files, key)
-        if not recipe or not config.get(key):
+        if not config.get(key):
             continue
-        old, new = recipe["class_path"].rpartition(".")[2], config[key].class_path.rpartition(".")[2]
-        if old == new:
+        new, accepted = _short(config[key].class_path), config[key].get("init_args") or {}
+        recipe = next(
+            (section for section in _sections(files, key) if _short(section["class_path"]) != new), None
+        )
+        if recipe is None:
             continue
-        named, accepted = recipe.get("init_args", {}), config[key].get("init_args", {})
+        named = recipe.get("init_args") or {}
         kept = ", ".join(name for name in named if name in accepted) or "nothing"
         dropped = ", ".join(name for name in named if name not in accepted) or "nothing"
+        old = _short(recipe["class_path"])
         rank_zero_info(f"{key}: {new} replaces the recipe's {old}; kept {kept}; dropped {dropped}")
 
 
-def _last_section(files: Iterable[str], key: str) -> dict[str, Any] | None:
-    found = None
+def _short(class_path: str) -> str:
+    return class_path.rpartition(".")[2]
+
+
+def _sections(files: Iterable[str], key: str) -> Iterator[dict[str, Any]]:
+    """Yields what each file says of ``key``, if it names a class there."""
     for file in files:
         section = (yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}).get(key)
-        if isinstance(section, dict) and "class_path" in section:
-            found = section
-    return found
+        if isinstance(section, str):
+            yield {"class_path": section}
+        elif isinstance(section, dict) and "class_path" in section:
+            yield section
 
 
 def adopt_checkpoint(config: Any, path: str, line: Iterable[str]) -> None:
@@ -57,15 +65,16 @@ def adopt_checkpoint(config: Any, path: str, line: Iterable[str]) -> None:
     entry = content.get(checkpoints.KEY, {})
     _check_class(config.model.class_path, entry.get("class_path"), path)
     explicit = {found[1] for word in line if (found := re.match(r"--model\.(?:init_args\.)?(\w+)", word))}
-    model = config.model.init_args
+    model = config.model.get("init_args") or {}
     for name, value in content.get("hyper_parameters", {}).items():
         if name in explicit or name not in model or name == "vocab_size" or model[name] == _plain(value):
             continue
         rank_zero_info(f"model.{name}: {value!r} as in the checkpoint, not {model[name]!r}")
         model[name] = _plain(value)
-    if entry.get("tokenizer") and config.get("data") and "tokenizer" in config.data.init_args:
-        agreed(entry["tokenizer"], config.data.init_args.tokenizer)
-        config.data.init_args.tokenizer = path
+    data = (config.get("data") or {}).get("init_args") or {}
+    if entry.get("tokenizer") and "tokenizer" in data:
+        agreed(entry["tokenizer"], data["tokenizer"])
+        data["tokenizer"] = path
 
 
 def _plain(value: Any) -> Any:

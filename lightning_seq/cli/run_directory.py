@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_only
@@ -27,7 +28,7 @@ def create(name: str, chosen: str | None = None) -> Path:
     """Makes and returns ``runs/<name>-<n>`` with the first free number, or the directory ``chosen``.
 
     Raises:
-        InputError: ``chosen`` exists and is not empty.
+        InputError: ``chosen`` exists.
     """
     if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
         return Path(os.environ.get(VARIABLE, chosen or f"runs/{name}"))
@@ -37,10 +38,21 @@ def create(name: str, chosen: str | None = None) -> Path:
 
 
 def _make(path: Path) -> Path:
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"run_dir {path} exists already: give a new directory, nothing is overwritten")
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError as error:
+        raise InputError(
+            f"run_dir {path} exists already: give a new directory, nothing is overwritten"
+        ) from error
     return path
+
+
+def remove_what_is_ours(path: Path) -> None:
+    """Removes a run's directory if it holds nothing but what every run begins with."""
+    for name in ("config.yaml", "hparams.yaml", "metrics.csv"):
+        (path / name).unlink(missing_ok=True)
+    with suppress(OSError):  # something else is there: it stays
+        path.rmdir()
 
 
 def _first_free(name: str) -> Path:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 WIDTH = 80
 
@@ -18,11 +17,8 @@ def end_of_fit(trainer: Trainer, run_directory: Path) -> str:
         lines.append(_row("gradients", clipping.summary()))
     sample = getattr(_callback(trainer, "SampleLogger"), "last", None)
     if sample:
-        lines += [
-            _row("sample", ""),
-            *(f"  | {line[: WIDTH - 4]}" for line in sample.strip().splitlines()[:8]),
-        ]
-    lines += [_row("run", f"{run_directory}{_content(run_directory)}"), *_next(trainer)]
+        lines += [_row("sample", ""), *_quoted(sample)]
+    lines += [_row("run", f"{run_directory}{_content(run_directory)}"), *_next(trainer, run_directory)]
     return "\n".join([*lines, "-" * WIDTH])
 
 
@@ -60,31 +56,23 @@ def _content(run_directory: Path) -> str:
     ]
     if pictures:
         found.append(f"figures/ ({pictures} pictures)")
-    return "".join(f"\n{'':11s}   {name}" for name in [*found, "checkpoints/"])
+    found += [f"checkpoints/{path.name}" for path in sorted(run_directory.glob("checkpoints/*.ckpt"))]
+    return "".join(f"\n{'':11s}   {name}" for name in found)
 
 
-def _next(trainer: Trainer) -> list[str]:
-    best, sampler = _best(trainer), _callback(trainer, "SampleLogger")
-    if best is None:
+def _next(trainer: Trainer, run_directory: Path) -> list[str]:
+    """Returns the command that lets the best model write, or the last where none was the best."""
+    found = [run_directory / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
+    best, sampler = (
+        next((str(path) for path in found if path.exists()), None),
+        _callback(trainer, "SampleLogger"),
+    )
+    if best is None or not callable(getattr(trainer.lightning_module, "generate", None)):
         return []
     words = ["lightning-seq", "generate", "--checkpoint", best, "--prompt", "The "]
     if sampler is not None:
         words[-1:] = [sampler.prompt, "--temperature", str(sampler.options["temperature"])]
     return [_row("next", shlex.join(words))]
-
-
-def _best(trainer: Trainer) -> str | None:
-    for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint):
-            return _relative(callback.best_model_path or callback.last_model_path)
-    return None
-
-
-def _relative(path: str) -> str | None:
-    if not path:
-        return None
-    absolute, here = Path(path).resolve(), Path.cwd()
-    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
 
 
 def _callback(trainer: Trainer, name: str) -> Any:

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
-from lightning_seq.errors import did_you_mean
+from lightning_seq.errors import InputError, did_you_mean
 
 _BASES = {"model": LightningModule, "data": LightningDataModule, "callbacks": Callback}
 
@@ -24,6 +25,27 @@ def explain(message: str, options: Iterable[str]) -> str:
         if explained := rule(message, options):
             return explained
     return " ".join(message.split())
+
+
+def unwrapped(error: Exception) -> Exception:
+    """Returns what a constructor raised, which jsonargparse wraps into an error of many lines.
+
+    A value that a constructor refuses becomes an :class:`InputError`; anything else stays what it is.
+    """
+    chain: list[BaseException] = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(inner)
+    ours = next((each for each in chain if isinstance(each, InputError)), None)
+    if ours is not None:
+        return ours
+    if isinstance(chain[-1], ValueError | MisconfigurationException | ZeroDivisionError):
+        return InputError(f"{first_line(chain[-1])} (--debug shows where)")
+    return error
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _missing(message: str, options: Iterable[str]) -> str | None:

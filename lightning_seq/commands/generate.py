@@ -1,5 +1,7 @@
 """``lightning-seq generate``: text from a checkpoint."""
 
+import os
+import sys
 from argparse import ArgumentParser
 
 COMMANDS = {"generate": "text from a checkpoint: --checkpoint FILE --prompt TEXT"}
@@ -30,6 +32,9 @@ def main(argv: list[str]) -> int:
     options = vars(parser.parse_args(argv[1:]))
     from lightning_seq.checkpoints import load  # torch takes seconds: --help and wrong usage need not wait
 
-    model = load(options.pop("checkpoint"), trust=options.pop("trust"))
+    trust = options.pop("trust")
+    if trust and os.getcwd() not in sys.path:  # noqa: PTH109
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109  (where a class of one's own was found when it was trained)
+    model = load(options.pop("checkpoint"), trust)
     print(model.generate(options.pop("prompt"), **options))
     return 0

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from lightning_seq.errors import InputError
+from lightning_seq.networks.base import IGNORE_INDEX
 
-IGNORED = -100  # PyTorch's own ignore_index
 FEWEST_TOKENS = 2  # one to read, one to predict
 
 Batching = Literal["contiguous", "blocks"]
@@ -155,7 +155,7 @@ PLANS: dict[Batching, type[Plan]] = {"contiguous": ContiguousPlan, "blocks": Blo
 def gather(tokens: npt.NDArray[Any], starts: Indices, stops: Indices, context_length: int) -> Batch:
     """Reads one batch: ``inputs`` and ``targets`` (batch, context_length), padded behind short windows."""
     inputs = np.zeros((len(starts), context_length), dtype=np.int64)
-    targets = np.full_like(inputs, IGNORED)
+    targets = np.full_like(inputs, IGNORE_INDEX)
     for row, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
         inputs[row, : stop - start] = tokens[start:stop]
         targets[row, : stop - start] = tokens[start + 1 : stop + 1]

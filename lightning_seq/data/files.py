@@ -22,6 +22,7 @@ def find_files(path: str, suffixes: Iterable[str], names: Iterable[str] = ()) ->
     if place.is_dir():
         wanted = tuple(suffixes)
         files = sorted(file for file in place.rglob("*") if file.suffix.lower() in wanted and file.is_file())
+        files = [file for file in files if not _is_of_a_program(file, place)]
         if not files:
             raise InputError(f"the directory {path!r} has no {' or '.join(wanted)} file; give one that has")
         return files
@@ -33,6 +34,12 @@ def find_files(path: str, suffixes: Iterable[str], names: Iterable[str] = ()) ->
     beside = [str(Path(path).parent / each.name) for each in place.parent.glob("*")]
     hint = did_you_mean(path, [*names, *beside])
     raise InputError(f"no file or directory {path!r}{hint}; give the path of a file, a directory or a glob")
+
+
+def _is_of_a_program(file: Path, place: Path) -> bool:
+    """Says whether a text is no data: hidden, as virtual environments are, or the samples of a run."""
+    hidden = any(part.startswith(".") for part in file.relative_to(place).parts)
+    return hidden or (file.name == "samples.txt" and (file.parent / "config.yaml").exists())
 
 
 def read_text(file: Path) -> str:

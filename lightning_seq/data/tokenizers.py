@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from lightning_seq import checkpoints
 from lightning_seq.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -84,15 +85,7 @@ def _read(file: Path) -> str:
 
 
 def _from_checkpoint(file: Path) -> str:
-    import torch
-
-    try:
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch has a different exception for every way to be broken
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"cannot read the checkpoint {str(file)!r} ({reason}); give a whole one") from error
-    ours = checkpoint.get("lightning_seq") if isinstance(checkpoint, dict) else None
-    content = ours.get("tokenizer") if isinstance(ours, dict) else None
+    content = (checkpoints.read(file).get(checkpoints.KEY) or {}).get("tokenizer")
     if not isinstance(content, str):
         raise InputError(f"the checkpoint {str(file)!r} carries no tokenizer; {MENDING}")
     return content

@@ -6,15 +6,17 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from lightning_seq import checkpoints, generation
 from lightning_seq.errors import InputError
 from lightning_seq.metrics import TextLoss
-from lightning_seq.networks.base import IGNORE_INDEX, State, detach, reset_lanes
+from lightning_seq.networks.base import IGNORE_INDEX, State, detach, has_lanes, move, reset_lanes
 from lightning_seq.networks.heads import negative_log_likelihood
-from lightning_seq.optimization import Schedule, adamw, learning_rate_schedule
+from lightning_seq.optimization import Schedule, adamw, learning_rate_schedule, set_hyperparameters
 
 Batch = dict[str, Tensor]
 
@@ -50,12 +52,15 @@ class LanguageModel(LightningModule):
         super().__init__()
         if learning_rate <= 0:
             raise InputError(f"learning_rate is {learning_rate}: give a number above 0")
+        if not all(0 <= beta < 1 for beta in betas):
+            raise InputError(f"betas are {betas}: give two numbers in [0, 1)")
         self.network = network
         self.learning_rate, self.weight_decay, self.betas = learning_rate, weight_decay, betas
         self.schedule: Schedule = schedule
         self.warmup_steps, self.final_learning_rate_share = warmup_steps, final_learning_rate_share
         self.tokenizer: Tokenizer | None = None
         self._states: dict[str, State] = {}  # one for training, one for evaluation; never buffers
+        self._restored = False  # whether the training's state comes from a checkpoint
         self._evaluation: TextLoss | None = None
         self._logged_step = 0
         self._restart_clock()
@@ -83,8 +88,9 @@ class LanguageModel(LightningModule):
         self._evaluate(batch)
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Returns the negative log likelihood of every target in nats, ``(batch, time)``."""
-        return self._negative_log_likelihood("evaluation", batch)
+        """Returns the loss of every target in nats, ``(batch, time)``, NaN where nothing is scored."""
+        nll = self._negative_log_likelihood("evaluation", batch)
+        return nll.masked_fill(batch["targets"] == IGNORE_INDEX, torch.nan)
 
     def _negative_log_likelihood(self, stage: str, batch: Batch) -> Tensor:
         output, state = self.network(batch["inputs"], self._carried_state(stage, batch), batch["targets"])
@@ -92,28 +98,40 @@ class LanguageModel(LightningModule):
         return output if output.dim() == 2 else negative_log_likelihood(output, batch["targets"])
 
     def _carried_state(self, stage: str, batch: Batch) -> State:
-        state = self._states.get(stage)
-        if state is None or "continues" not in batch:
+        if "continues" not in batch:
             return None
         make = getattr(self.network, "initial_state", None)
         initial = None if make is None else make(len(batch["continues"]))
-        return reset_lanes(state, batch["continues"], initial)
+        state = self._states.get(stage)
+        if self._restored and stage == "train":
+            self._restored = False
+            if not has_lanes(state, len(batch["continues"])):
+                rank_zero_info("resume: another batch size or world size, so the carried state begins anew")
+                return initial
+        return initial if state is None else reset_lanes(state, batch["continues"], initial)
 
     def _evaluate(self, batch: Batch) -> None:
-        assert self._evaluation is not None  # made when the epoch starts
+        if self._evaluation is None:
+            raise InputError(
+                f"{type(self).__name__} overrides on_validation_epoch_start or on_test_epoch_start and "
+                "does not call super(): call it, it starts the sums"
+            )
         self._evaluation.update(self._negative_log_likelihood("evaluation", batch), batch["targets"])
 
     # -- what is logged -------------------------------------------------------------------------------
 
     def on_train_start(self) -> None:
-        """Starts to count tokens and seconds."""
+        """Lets this model's hyperparameters win over a checkpoint's optimizer, and starts the clock."""
+        if type(self).configure_optimizers is LanguageModel.configure_optimizers:
+            optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
+            set_hyperparameters(optimizer, schedule, self.learning_rate, self.weight_decay, self.betas)
         self._logged_step = self.global_step
         self._restart_clock()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Logs loss and speed, at the trainer's log steps only: each log costs half a millisecond."""
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if self.global_step == self._logged_step or self.global_step % every:
+        if not every or self.global_step == self._logged_step or self.global_step % every:
             return
         tokens = torch.as_tensor(self._tokens_since_log)
         loss = torch.as_tensor(self._nll_since_log) / tokens
@@ -189,7 +207,8 @@ class LanguageModel(LightningModule):
     def _agree_on_tokenizer(self) -> None:
         data = self._datamodule()
         if self.tokenizer is None:
-            self.tokenizer = getattr(data, "tokenizer", None)
+            tokenizer = getattr(data, "tokenizer", None)
+            self.tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else None
         elif hasattr(data, "adopt_tokenizer"):
             data.adopt_tokenizer(self.tokenizer.to_str())
 
@@ -206,17 +225,33 @@ class LanguageModel(LightningModule):
                 )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds this model's class and tokenizer."""
+        """Adds this model's class and tokenizer, and the state it carries, of all ranks' lanes."""
         tokenizer = None if self.tokenizer is None else self.tokenizer.to_str()
         checkpoint[checkpoints.KEY] = checkpoints.describe(self, tokenizer)
+        state = self._states.get("train")
+        if state is not None:
+            checkpoint[checkpoints.KEY]["state"] = move(self._of_all_ranks(state), "cpu")
+
+    def _of_all_ranks(self, state: State) -> State:
+        if self.trainer.world_size == 1:
+            return state
+        return tree_map(lambda x: x.flatten(0, 1), self.all_gather(state))  # (ranks * batch, ...)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes the tokenizer that the weights were trained with: it wins over the data's own."""
-        tokenizer = checkpoint.get(checkpoints.KEY, {}).get("tokenizer")
+        entry = checkpoint.get(checkpoints.KEY, {})
+        tokenizer = entry.get("tokenizer")
         if tokenizer is not None:
             self.tokenizer = Tokenizer.from_str(tokenizer)
             if self._trainer is not None:
                 self._agree_on_tokenizer()
+        if self._trainer is not None and self.trainer.state.fn == "fit" and "state" in entry:
+            self._states["train"] = move(self._of_this_rank(entry["state"]), self.device)
+            self._restored = True
+
+    def _of_this_rank(self, state: State) -> State:
+        ranks, rank = self.trainer.world_size, self.trainer.global_rank
+        return tree_map(lambda x: x[len(x) * rank // ranks : len(x) * (rank + 1) // ranks], state)
 
     # -- use ------------------------------------------------------------------------------------------
 

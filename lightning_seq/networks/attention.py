@@ -22,7 +22,7 @@ class CausalSelfAttention(nn.Module):
 
     def __init__(self, embedding_dim: int, num_heads: int, dropout: float = 0.0) -> None:
         super().__init__()
-        if num_heads < 1 or embedding_dim % (2 * num_heads):
+        if embedding_dim % (2 * num_heads):
             raise InputError(
                 f"embedding_dim {embedding_dim} does not split into {num_heads} heads of even width: "
                 f"take a multiple of 2 x num_heads = {2 * num_heads}"
@@ -78,8 +78,9 @@ class CausalSelfAttention(nn.Module):
 
 def rotary_angles(length: int, head_dim: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """Returns cosines and sines of each position's angles, ``(length, head_dim / 2)`` in fp32."""
-    frequencies = base ** (-torch.arange(0, head_dim, 2, device=device) / head_dim)
-    angles = torch.arange(length, device=device)[:, None] * frequencies
+    fp32 = torch.float32  # not the default dtype, which Lightning's precision "bf16-true" sets to bf16
+    frequencies = base ** (-torch.arange(0, head_dim, 2, dtype=fp32, device=device) / head_dim)
+    angles = torch.arange(length, dtype=fp32, device=device)[:, None] * frequencies
     return angles.cos(), angles.sin()
 
 

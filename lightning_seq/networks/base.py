@@ -17,7 +17,9 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
+
+from lightning_seq.errors import InputError
 
 State: TypeAlias = Any
 
@@ -61,6 +63,12 @@ class Network(nn.Module):
         return None
 
 
+def check_dropout(dropout: float) -> None:
+    """Raises an :class:`InputError` unless ``dropout`` is the probability of something."""
+    if not 0.0 <= dropout < 1.0:
+        raise InputError(f"dropout is {dropout}, and a probability in [0, 1) is expected")
+
+
 def detach(state: State) -> State:
     """Returns ``state`` cut from the graph, so that gradients end here."""
     return tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, state)
@@ -69,6 +77,11 @@ def detach(state: State) -> State:
 def move(state: State, device: torch.device | str) -> State:
     """Returns ``state`` on ``device``."""
     return tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, state)
+
+
+def has_lanes(state: State, lanes: int) -> bool:
+    """Says whether every tensor of ``state`` has ``lanes`` rows."""
+    return all(len(x) == lanes for x in tree_leaves(state) if isinstance(x, Tensor))
 
 
 def gather_lanes(state: State, index: Tensor) -> State:
@@ -88,6 +101,11 @@ def reset_lanes(state: State, keep: Tensor, initial: State = None) -> State:
     def choose(x: Any, fresh: Any = 0) -> Any:
         if not isinstance(x, Tensor):
             return x
+        if len(x) != len(keep):
+            raise InputError(
+                f"a batch of {len(keep)} lanes cannot continue one of {len(x)}: give batches of "
+                "one size, or no `continues`"
+            )
         return torch.where(keep.view(-1, *[1] * (x.dim() - 1)), x, fresh)
 
     return tree_map(choose, state) if initial is None else tree_map(choose, state, initial)

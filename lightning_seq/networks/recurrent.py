@@ -5,8 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_seq.errors import InputError
-from lightning_seq.networks.base import Network
+from lightning_seq.networks.base import Network, check_dropout
 from lightning_seq.networks.heads import LinearHead
 
 
@@ -25,7 +24,7 @@ class RecurrentNetwork(Network):
         tie_weights: bool = False,
     ) -> None:
         super().__init__()
-        _check_dropout(dropout)
+        check_dropout(dropout)
         embedding_dim, hidden_size = rnn.input_size, rnn.hidden_size
         self.embedding = nn.Embedding(vocab_size, embedding_dim)
         nn.init.normal_(self.embedding.weight, std=0.1 if tie_weights else 1.0)
@@ -179,8 +178,3 @@ class LSTM(RecurrentNetwork):
 
 def _between_layers(dropout: float, num_layers: int) -> float:
     return dropout if num_layers > 1 else 0.0  # torch warns of dropout after a single layer
-
-
-def _check_dropout(dropout: float) -> None:
-    if not 0.0 <= dropout < 1.0:
-        raise InputError(f"dropout is {dropout}, and a probability in [0, 1) is expected")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lightning_seq.errors import InputError
 from lightning_seq.networks.attention import CausalSelfAttention, rotary_angles
-from lightning_seq.networks.base import Network
+from lightning_seq.networks.base import Network, check_dropout
 from lightning_seq.networks.heads import LinearHead
 
 
@@ -99,11 +99,11 @@ class Transformer(Network):
         tie_weights: bool = True,
     ) -> None:
         super().__init__()
-        if not 0.0 <= dropout < 1.0:
-            raise InputError(f"dropout is {dropout}, and a probability in [0, 1) is expected")
-        if context_length < 1 or num_layers < 1:
+        check_dropout(dropout)
+        if min(context_length, num_layers, num_heads) < 1:
             raise InputError(
-                f"context_length is {context_length} and num_layers {num_layers}: both must be at least 1"
+                f"context_length is {context_length}, num_layers {num_layers} and num_heads {num_heads}: all "
+                "must be at least 1"
             )
         self.context_length: int = context_length
         self.head_dim, self.rope_base = embedding_dim // num_heads, rope_base

@@ -70,5 +70,5 @@ def test_fast_dev_run_leaves_no_file(train, writer, tmp_path):
 )
 def test_impossible_options_are_refused(options):
     (name,) = options
-    with pytest.raises(InputError, match=f"SampleLogger got {name}=.*, expected "):
+    with pytest.raises(InputError, match=f"{name}(=| is )"):
         SampleLogger(**options)

@@ -1,6 +1,8 @@
 """What wins: the command line over the checkpoint over the recipe; and what does not go together."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -82,3 +84,39 @@ def test_only_tensors_and_plain_values_are_loaded(command, here):
     assert status == 1
     assert "more than tensors and plain values" in said
     assert not (here / "exploded").exists()
+
+
+def test_weights_that_do_not_fit_are_explained(command, trained):
+    status, said = command("test", *LSTM, *TINY, "--ckpt_path", trained, "--model.hidden_size=16")
+    assert status == 1
+    assert re.search(
+        r"error: the checkpoint's weights do not fit the model as configured \(size mismatch", said
+    )
+
+
+@pytest.mark.parametrize("word", ["last", "best"])
+def test_a_word_instead_of_a_path_is_refused(command, word):
+    status, said = command("fit", *LSTM, *TINY, f"--ckpt_path={word}")
+    assert status == 1
+    assert f"ckpt_path is '{word}', and every run has a directory of its own" in said
+
+
+def test_a_scripts_own_class_is_named_after_its_file(here):
+    (here / "my_script.py").write_text(
+        "import lightning.pytorch as pl, lightning_seq, torch\n"
+        "from lightning_seq.models import GRULanguageModel\n"
+        "from lightning_seq.data import TextDataModule\n"
+        "class Mine(GRULanguageModel):\n"
+        "    pass\n"
+        "if __name__ == '__main__':\n"
+        "    data = TextDataModule('text.txt', batch_size=2, context_length=8)\n"
+        "    trainer = pl.Trainer(max_steps=1, logger=False, enable_checkpointing=False, accelerator='cpu')\n"
+        "    trainer.fit(Mine(data.vocab_size, 8, 8), data)\n"
+        "    trainer.save_checkpoint('mine.ckpt')\n"
+        "    assert type(lightning_seq.load('mine.ckpt')) is Mine\n"
+    )
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "my_script.py"], check=True, capture_output=True, cwd=here
+    )
+    entry = torch.load(here / "mine.ckpt", weights_only=True)["lightning_seq"]
+    assert entry["class_path"] == "my_script.Mine"

@@ -3,15 +3,16 @@
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 import lightning_seq
 from lightning_seq.cli import from_recipe
-from lightning_seq.cli.run_directory import create, run_name
+from lightning_seq.cli.run_directory import create, remove_what_is_ours, run_name
 from lightning_seq.errors import InputError
-from tests.cli.conftest import LSTM, TINY
+from tests.cli.conftest import LSTM, TEXT, TINY
 
 
 def test_a_run_leaves_everything_in_one_new_directory(command, here):
@@ -153,3 +154,68 @@ def test_wandb_writes_inside_the_run(command, here, monkeypatch):
     assert list(run.glob("wandb/offline-run-*/run-*.wandb"))
     assert (run / "metrics.csv").exists()
     assert not (here / "wandb").exists()
+
+
+def test_a_directory_that_exists_is_never_taken_and_never_removed(command, here):
+    (here / "empty").mkdir()
+    status, said = command("fit", *LSTM, *TINY, "--run_dir=empty")
+    assert status == 1
+    assert "run_dir empty exists already" in said
+    assert (here / "empty").is_dir()
+
+
+def test_what_is_not_ours_stays_when_a_run_fails(here):
+    path = create("a", "run")
+    (path / "config.yaml").write_text("x")
+    (path / "thesis.txt").write_text("years of work")
+    remove_what_is_ours(path)
+    assert [p.name for p in path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_chosen_directory_is_not_part_of_the_resolved_configuration(command, here):
+    assert command("fit", *LSTM, *TINY, "--run_dir=chosen")[0] == 0
+    status, said = command("fit", "--config", "chosen/config.yaml")
+    assert status == 0, said
+    assert (here / "runs/chosen-1/checkpoints/last.ckpt").exists()
+
+
+def test_explicit_options_win_wherever_they_stand(command, here):
+    (here / "own.yaml").write_text("trainer:\n  max_steps: 5\nmodel:\n  class_path: GRULanguageModel\n")
+    words = [
+        "--trainer.max_steps=3",
+        *LSTM,
+        *(w for w in TINY if "max_steps" not in w),
+        "--config",
+        "own.yaml",
+    ]
+    status, said = command("fit", *words)
+    assert status == 0, said
+    checkpoint = torch.load(here / "runs/own-1/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 3
+    assert checkpoint["lightning_seq"]["class_path"].endswith(".LSTMLanguageModel")
+
+
+def test_from_recipe_takes_paths_and_any_order_and_refuses_objects(here):
+    options = {"trainer.accelerator": "cpu", "data.path": here / "text.txt"}
+    _, model, _ = from_recipe(
+        "quickstart", **{"model.hidden_size": 8, "model": "GRULanguageModel", **options}
+    )
+    assert model.hparams.hidden_size == 8
+    with pytest.raises(InputError, match=r"trainer\.callbacks holds an object"):
+        from_recipe("quickstart", trainer={"callbacks": [object()]})
+
+
+@pytest.mark.parametrize("batching", ["contiguous", "blocks"])
+def test_predict_writes_the_loss_of_every_token_in_order(command, trained, here, batching):
+    line = ["predict", *LSTM, *TINY, f"--data.batching={batching}", "--ckpt_path", trained, "--run_dir=out"]
+    (here / "test.txt").write_text(TEXT[:333])
+    status, said = command(*line, "--data.test_path=test.txt")
+    assert status == 0, said
+    losses = np.load(here / "out" / "losses.npy")
+    assert losses.shape == (332,)
+    assert "the losses of 332 tokens" in said
+    model = lightning_seq.load(trained)
+    tokens = torch.tensor([model.tokenizer.encode(TEXT[:333]).ids])
+    with torch.no_grad():
+        first = model.network(tokens[:, :8], None, tokens[:, 1:9])[0][0]
+    torch.testing.assert_close(torch.from_numpy(losses[:8]), first)

@@ -118,3 +118,31 @@ def test_a_class_in_the_working_directory_is_found(command, here, monkeypatch):
     status, said = command("generate", "--checkpoint", checkpoint, "--prompt", "the ", "--trust")
     assert status == 0, said
     assert "the " in said
+
+
+def test_a_class_changed_by_a_second_file_is_reported_too(command, here):
+    (here / "second.yaml").write_text("model: GRULanguageModel\n")
+    small = [
+        "--data.path=text.txt",
+        "--data.batch_size=2",
+        "--data.context_length=8",
+        "--trainer.max_steps=1",
+    ]
+    rest = ["--trainer.enable_progress_bar=false", "--trainer.val_check_interval=1", "--trainer.callbacks=[]"]
+    status, said = command("fit", "--config", "quickstart", "--config", "second.yaml", *small, *rest)
+    assert status == 0, said
+    assert "model: GRULanguageModel replaces the recipe's TransformerLanguageModel" in said
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (["--model.betas=[0.9,1.5]"], "betas are (0.9, 1.5)"),
+        (["--model.hidden_size=0"], "hidden_size must be greater than zero"),
+        (["--trainer.accelerator=nonsense"], "nonsense"),
+    ],
+)
+def test_what_torch_and_lightning_refuse_is_one_line_too(command, line, message):
+    status, said = command("fit", *LSTM, *TINY, *line)
+    assert status == 1, said
+    assert re.search(f"^error: .*{re.escape(message)}", said, re.MULTILINE)

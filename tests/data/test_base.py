@@ -195,7 +195,7 @@ def test_a_checkpoints_tokenizer_of_another_kind_is_refused(list_data):
 def test_a_tokenizer_file_stands_for_itself_alone(list_data, tmp_path):
     own, other = build_tokenizer("character", ["abc"]), build_tokenizer("character", ["abd"])
     own.save(str(tmp_path / "own.json"))
-    torch.save({"lightning_seq": {"tokenizer": own.to_str()}}, tmp_path / "own.ckpt")
+    torch.save({"state_dict": {}, "lightning_seq": {"tokenizer": own.to_str()}}, tmp_path / "own.ckpt")
     for file in ("own.json", "own.ckpt"):
         data = list_data("abc", tokenizer=str(tmp_path / file))
         assert kind_of(data.tokenizer) == "character"

@@ -4,8 +4,9 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lightning_seq.data.batching import IGNORED, PLANS, BlockPlan, ContiguousPlan, gather
+from lightning_seq.data.batching import PLANS, BlockPlan, ContiguousPlan, gather
 from lightning_seq.errors import InputError
+from lightning_seq.networks.base import IGNORE_INDEX
 
 plans = st.sampled_from([ContiguousPlan, BlockPlan])
 sizes = {
@@ -89,7 +90,7 @@ def test_the_batches_of_a_lane_are_the_text_in_one_piece(sizes, epoch, training)
         for row in range(plan.batch_size):
             inputs = torch.cat([batch["inputs"][row] for batch in batches])
             targets = torch.cat([batch["targets"][row] for batch in batches])
-            valid = targets != IGNORED
+            valid = targets != IGNORE_INDEX
             assert torch.equal(inputs[valid] + 1, targets[valid])
             assert (inputs[~valid] == 0).all()
             assert (inputs[valid].diff() == 1).all()

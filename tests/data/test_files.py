@@ -60,3 +60,17 @@ def test_an_undecodable_byte_is_named(tmp_path):
 def test_a_file_that_cannot_be_read(tmp_path):
     with pytest.raises(InputError, match="cannot read"):
         read_text(tmp_path)
+
+
+def test_hidden_directories_and_samples_of_runs_are_no_data(tmp_path):
+    for name in (
+        "book.txt",
+        ".venv/LICENSE.txt",
+        "runs/a-1/samples.txt",
+        "runs/a-1/config.yaml",
+        "b/samples.txt",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("text")
+    found = find_files(str(tmp_path), (".txt",))
+    assert [file.relative_to(tmp_path).as_posix() for file in found] == ["b/samples.txt", "book.txt"]

@@ -91,7 +91,7 @@ def test_training_equals_a_plain_loop_to_the_bit(cls):
         betas=(0.9, 0.95),
         fused=True,
     )
-    state = None
+    state = plain.network.initial_state(4)
     for batch in data:
         logits, state = plain.network(batch["inputs"], state)
         state = detach(state)
@@ -118,7 +118,7 @@ def test_state_is_carried_where_the_data_says_so_and_nowhere_else():
     data.batches[2]["continues"] = torch.tensor([True, False, True, True])
     torch.manual_seed(0)
     trainer(max_steps=3).fit(Spy(VOCAB, 8, 8), data)
-    assert seen[0] is None
+    assert seen[0].tolist() == [False] * 4
     assert seen[1].tolist() == [True] * 4
     assert seen[2].tolist() == [True, False, True, True]
     seen.clear()
@@ -384,3 +384,32 @@ def test_accumulation_logs_once_a_step():
 def test_a_learning_rate_that_cannot_be_is_refused():
     with pytest.raises(InputError, match="learning_rate is 0"):
         build(LSTMLanguageModel, learning_rate=0)
+
+
+def test_no_logging_is_no_error():
+    run = trainer(log_every_n_steps=0)
+    run.fit(build(LSTMLanguageModel), lanes())
+    assert "train_loss" not in run.callback_metrics
+
+
+def test_weights_that_diverged_write_nothing_and_say_so():
+    model = build(TransformerLanguageModel)
+    model.tokenizer = letters()
+    torch.nn.init.constant_(model.network.embedding.weight, float("nan"))
+    with pytest.raises(InputError, match="its weights have diverged"):
+        model.generate("abc")
+
+
+def test_a_batch_that_cannot_continue_the_one_before_is_refused():
+    data = lanes(steps=2)
+    data.batches[1] = {name: value[:2] for name, value in data.batches[1].items()}
+    with pytest.raises(InputError, match="a batch of 2 lanes cannot continue one of 4"):
+        trainer(max_steps=2).fit(build(LSTMLanguageModel), data)
+
+
+def test_a_tokenizer_of_another_library_is_left_alone():
+    data = Data()
+    data.tokenizer = "gpt2"
+    model = build(GRULanguageModel)
+    trainer().validate(model, data, verbose=False)
+    assert model.tokenizer is None

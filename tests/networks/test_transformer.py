@@ -97,3 +97,13 @@ def test_sizes_that_do_not_divide_are_refused():
         Transformer(17, 30, 1, 4)
     with pytest.raises(InputError, match="context_length is 0"):
         Transformer(17, 32, 1, 4, context_length=0)
+
+
+def test_angles_are_fp32_whatever_the_default_dtype():
+    exact = rotary_angles(512, 16, 10_000.0, torch.device("cpu"))
+    torch.set_default_dtype(torch.bfloat16)  # as Lightning does for precision "bf16-true"
+    try:
+        angles = rotary_angles(512, 16, 10_000.0, torch.device("cpu"))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(one, other) for one, other in zip(exact, angles, strict=True))

@@ -1,0 +1,34 @@
+"""--config on the command line: recipes' names become paths, and files come before explicit options."""
+
+from pathlib import Path
+
+import yaml
+
+from lightning_seq import recipes
+from lightning_seq.errors import InputError
+
+_OPTIONS = ("--config", "-c")
+
+
+def configs_first(words: list[str]) -> list[str]:
+    """Returns the line with every --config in front, by path: explicit options win wherever they stand."""
+    configs, others, rest = [], [], iter(words)
+    for word in rest:
+        option, equals, name = word.partition("=")
+        if option in _OPTIONS:
+            name = name if equals else next(rest, "")
+            configs.append(f"--config={_readable(recipes.find(name))}")
+        else:
+            others.append(word)
+    subcommand = others[:1] if others and not others[0].startswith("-") else []
+    return [*subcommand, *configs, *others[len(subcommand) :]]
+
+
+def _readable(path: Path) -> str:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no configuration: keys such as model, data and trainer are expected")
+    return str(path)

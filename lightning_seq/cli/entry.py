@@ -1,0 +1,95 @@
+"""The two ways in: ``run`` for the console script, ``from_recipe`` for notebooks."""
+
+import json
+import logging
+import os
+import sys
+import warnings
+from argparse import ArgumentError
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+
+from lightning_seq.cli import usage
+from lightning_seq.cli.sequence_cli import SequenceCLI
+from lightning_seq.errors import InputError
+
+
+def run(argv: list[str]) -> None:
+    """Runs ``fit``, ``validate``, ``test`` or ``predict``."""
+    _quieten()
+    if os.getcwd() not in sys.path:  # noqa: PTH109
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109  (so that --model my_module.MyModel is found)
+    try:
+        SequenceCLI(argv)
+    except MisconfigurationException as error:
+        raise InputError(usage.first_line(error)) from error
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        reason = " ".join(str(error).split("\n\t")[1:2]) or usage.first_line(error)
+        raise InputError(
+            f"the checkpoint's weights do not fit the model as configured ({reason.strip()}): leave out the "
+            "options that change its shape"
+        ) from error
+
+
+def from_recipe(name: str, **overrides: Any) -> tuple[Trainer, LightningModule, LightningDataModule]:
+    """Builds what a recipe describes, ready for ``trainer.fit(model, data)``.
+
+    Args:
+        name: A recipe's name, or the path of a .yaml file.
+        **overrides: What to change, nested or dotted: ``trainer={"max_steps": 10}`` or
+            ``**{"data.batch_size": 8}``; ``model="LSTMLanguageModel"`` takes another class.
+
+    Returns:
+        Trainer, model and DataModule.
+
+    Raises:
+        InputError: There is no such recipe, or something in it does not fit.
+    """
+    _quieten()
+    # classes before their arguments, in whatever order they were given
+    options = sorted(_as_options("", overrides), key=lambda option: option.partition("=")[0].count("."))
+    try:
+        cli = SequenceCLI(["--config", name, *options], run=False)
+    except ArgumentError as error:
+        raise InputError(error.message) from error
+    return cli.trainer, cli.model, cli.datamodule
+
+
+def _as_options(prefix: str, values: dict[str, Any]) -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, dict) and "class_path" not in value:
+            yield from _as_options(f"{prefix}{key}.", value)
+        else:
+            yield f"--{prefix}{key}={_as_word(prefix + key, value)}"
+
+
+def _as_word(key: str, value: Any) -> str:
+    if isinstance(value, str | Path):
+        return str(value)
+    try:
+        return json.dumps(value)
+    except TypeError as error:
+        raise InputError(
+            f"{key} holds an object, and a recipe takes plain values and classes by name: give "
+            '{"class_path": ..., "init_args": {...}}, or change what from_recipe returns, as by '
+            "trainer.callbacks.append(...)"
+        ) from error
+
+
+def _quieten() -> None:
+    """Keeps advertisements and other libraries' deprecations out of a user's terminal."""
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message="The dirpath has changed")  # each run has its own
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    if _no_advertisement not in logger.filters:
+        logger.addFilter(_no_advertisement)
+
+
+def _no_advertisement(record: logging.LogRecord) -> bool:
+    return "litlogger" not in record.getMessage()

@@ -1,0 +1,66 @@
+"""What every run has unless its recipe says otherwise: metrics.csv, checkpoints, a progress bar."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger
+
+from lightning_seq.callbacks import LastCheckpoint, ProgressBar
+from lightning_seq.models import LanguageModel
+
+
+def callbacks(trainer: Any, model: LightningModule, run_directory: Path) -> list[Callback]:
+    """Returns the recipe's callbacks, a progress bar, and what keeps best.ckpt and last.ckpt."""
+    found = as_list(trainer.get("callbacks"))
+    if trainer.get("enable_progress_bar") is not False and not _has(found, AnyProgressBar):
+        found.append(ProgressBar())
+    if trainer.get("enable_checkpointing") is not False:
+        directory = str(run_directory / "checkpoints")
+        if isinstance(model, LanguageModel) and not _has(found, ModelCheckpoint):
+            found.append(_best(directory))
+        if not _has(found, LastCheckpoint):
+            found.append(LastCheckpoint(directory))
+    return found
+
+
+def _best(directory: str) -> ModelCheckpoint:
+    return ModelCheckpoint(
+        directory,
+        filename="best",
+        monitor="val_loss",
+        enable_version_counter=False,
+        save_on_train_epoch_end=False,  # an epoch may end before the first validation
+    )
+
+
+def loggers(trainer: Any, run_directory: Path) -> list[Logger] | bool:
+    """Returns the recipe's loggers, behind one that writes metrics.csv into the run's directory."""
+    chosen = trainer.get("logger")
+    if chosen is False:
+        return False
+    found = as_list(chosen)
+    if _has(found, CSVLogger):
+        return found
+    return [CSVLogger(str(run_directory), name="", version=""), *found]
+
+
+def keep_wandb_inside(loggers_: Any, run_directory: Path) -> None:
+    """Lets W&B write into the run's directory where its configuration names no other."""
+    for logger in as_list(loggers_):
+        arguments = logger.get("init_args") if hasattr(logger, "get") else None
+        if arguments and "WandbLogger" in logger.class_path and arguments.get("save_dir") in (None, "."):
+            arguments["save_dir"] = str(run_directory)
+
+
+def as_list(value: Any) -> list[Any]:
+    """Returns what Lightning takes as one thing, many or none as a list."""
+    if value is None or isinstance(value, bool):
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _has(values: list[Any], kind: type) -> bool:
+    return any(isinstance(value, kind) for value in values)

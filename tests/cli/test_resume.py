@@ -1,0 +1,117 @@
+"""A training that stopped goes on as if it had not: the weights are those of one that ran through."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+
+from tests.cli.conftest import LSTM, TINY
+
+GPT = ["--model=TransformerLanguageModel", "--model.embedding_dim=16", "--model.num_layers=1"]
+CASES = {
+    "lstm over lanes": [*LSTM, "--data.batching=contiguous"],
+    "transformer over lanes": [*GPT, "--data.batching=contiguous", "--model.context_length=16"],
+    "transformer over blocks": [*GPT, "--data.batching=blocks"],
+}
+STEADY = ["--model.schedule=constant", "--trainer.gradient_clip_val=1"]
+
+
+def weights(run):
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("grid", [2, 5], ids=["after a validation", "between validations"])
+@pytest.mark.parametrize("case", CASES)
+def test_weights_after_a_stop_are_those_of_an_undisturbed_run(command, here, case, grid):
+    line = ["fit", *TINY, *CASES[case], *STEADY, f"--trainer.val_check_interval={grid}"]
+    assert command(*line, "--trainer.max_steps=9", "--run_dir=whole")[0] == 0
+    assert command(*line, "--trainer.max_steps=4", "--run_dir=half")[0] == 0
+    resume = ["--ckpt_path=half/checkpoints/last.ckpt", "--trainer.max_steps=9", "--run_dir=rest"]
+    status, said = command(*line, *resume)
+    assert status == 0, said
+    assert same(weights(here / "rest"), weights(here / "whole"))
+    assert not same(weights(here / "half"), weights(here / "whole"))
+
+
+FAILING = """
+from lightning.pytorch import Callback
+
+
+class FailAt(Callback):
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, *args):
+        if trainer.global_step == self.step:
+            raise MemoryError("nothing left")
+"""
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_exception_loses_nothing(command, here, case):
+    (here / "failing_callback.py").write_text(FAILING)
+    line = ["fit", *TINY, *CASES[case], *STEADY, "--trainer.max_steps=9", "--trainer.val_check_interval=5"]
+    fail = ["--trainer.callbacks+=failing_callback.FailAt", "--trainer.callbacks.step=4"]
+    assert command(*line, "--run_dir=whole")[0] == 0
+    with pytest.raises(MemoryError):
+        command(*line, *fail, "--run_dir=half")
+    checkpoint = torch.load(here / "half/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 4
+    assert command(*line, "--ckpt_path=half/checkpoints/last.ckpt", "--run_dir=rest")[0] == 0
+    assert same(weights(here / "rest"), weights(here / "whole"))
+
+
+def test_an_epoch_without_validation_is_saved(command, here):
+    epochs = ["--trainer.max_steps=-1", "--trainer.max_epochs=1", "--trainer.limit_val_batches=0"]
+    epochs += ["--trainer.log_every_n_steps=1"]
+    assert command("fit", *LSTM, *TINY, *epochs, "--run_dir=a", "--data.batch_size=16")[0] == 0
+    assert (here / "a/checkpoints/last.ckpt").exists()
+
+
+def test_explicit_optimizer_settings_win_over_the_checkpoint(command, here):
+    line = ["fit", *LSTM, *TINY, "--trainer.max_steps=4"]
+    command("fit", *LSTM, *TINY, "--run_dir=first")
+    explicit = ["--model.learning_rate=0.5", "--model.weight_decay=0.7", "--model.betas=[0.8,0.9]"]
+    resume = ["--ckpt_path=first/checkpoints/last.ckpt", "--run_dir=second"]
+    assert command(*line, *explicit, *resume)[0] == 0
+    checkpoint = torch.load(here / "second/checkpoints/last.ckpt", weights_only=True)
+    groups = checkpoint["optimizer_states"][0]["param_groups"]
+    assert [group["lr"] for group in groups] == [0.5, 0.5]
+    assert [group["weight_decay"] for group in groups] == [0.7, 0.0]
+    assert groups[0]["betas"] == (0.8, 0.9)
+
+
+def test_another_batch_size_starts_the_carried_state_anew(command, here):
+    command("fit", *LSTM, *TINY, "--run_dir=first")
+    resume = ["--ckpt_path=first/checkpoints/last.ckpt", "--data.batch_size=3", "--trainer.max_steps=4"]
+    status, said = command("fit", *LSTM, *TINY, *resume)
+    assert status == 0, said
+    assert "the carried state begins anew" in said
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_the_last_state(here):
+    line = [*LSTM, *TINY, "--trainer.max_steps=1000000", "--run_dir=run", "--trainer.log_every_n_steps=1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lightning_seq", "fit", *line], stderr=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 120
+    while not ((here / "run/metrics.csv").exists() and (here / "run/metrics.csv").stat().st_size > 2000):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    os.kill(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    checkpoint = torch.load(here / "run/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] > 50
+    assert not list((here / "run/checkpoints").glob("*.part"))
+    assert yaml.safe_load((here / "run/config.yaml").read_text())["trainer"]["max_steps"] == 1000000
