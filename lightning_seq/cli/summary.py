@@ -14,7 +14,7 @@ def end_of_fit(trainer: Trainer, run_directory: Path) -> str:
     """Returns the summary of a run, at most 80 columns wide but for paths."""
     lines = ["", "-" * WIDTH, _validation(trainer)]
     if clipping := _callback(trainer, "GradientClippingMonitor"):
-        lines.append(_row("gradients", clipping.summary()))
+        lines.append(_row("clipping", clipping.summary()))
     sample = getattr(_callback(trainer, "SampleLogger"), "last", None)
     if sample:
         lines += [_row("sample", ""), *_quoted(sample)]
