@@ -1,20 +1,19 @@
 """The LightningModule that trains any network to predict the next token."""
 
 import sys
-import time
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities import rank_zero_info
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from lightning_seq import checkpoints, generation
 from lightning_seq.errors import InputError
 from lightning_seq.metrics import TextLoss
-from lightning_seq.networks.base import IGNORE_INDEX, State, detach, has_lanes, move, reset_lanes
+from lightning_seq.models.carried_state import CarriedState
+from lightning_seq.models.training_log import TrainingLog
+from lightning_seq.networks.base import IGNORE_INDEX
 from lightning_seq.networks.heads import negative_log_likelihood
 from lightning_seq.optimization import Schedule, adamw, learning_rate_schedule, set_hyperparameters
 
@@ -59,11 +58,9 @@ class LanguageModel(LightningModule):
         self.schedule: Schedule = schedule
         self.warmup_steps, self.final_learning_rate_share = warmup_steps, final_learning_rate_share
         self.tokenizer: Tokenizer | None = None
-        self._states: dict[str, State] = {}  # one for training, one for evaluation; never buffers
-        self._restored = False  # whether the training's state comes from a checkpoint
+        self._carried = CarriedState()
+        self._training_log = TrainingLog()
         self._evaluation: TextLoss | None = None
-        self._logged_step = 0
-        self._restart_clock()
 
     # -- steps ----------------------------------------------------------------------------------------
 
@@ -75,8 +72,7 @@ class LanguageModel(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the mean negative log likelihood of the batch's targets, in nats."""
         nll, tokens = self._negative_log_likelihood("train", batch), _count_targets(batch)
-        self._nll_since_log += nll.detach().sum()
-        self._tokens_since_log += tokens
+        self._training_log.add(nll, tokens)
         return nll.sum() / tokens.clamp(min=1)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -93,22 +89,10 @@ class LanguageModel(LightningModule):
         return nll.masked_fill(batch["targets"] == IGNORE_INDEX, torch.nan)
 
     def _negative_log_likelihood(self, stage: str, batch: Batch) -> Tensor:
-        output, state = self.network(batch["inputs"], self._carried_state(stage, batch), batch["targets"])
-        self._states[stage] = detach(state) if "continues" in batch else None
+        state = self._carried.before(stage, batch, self.network)
+        output, state = self.network(batch["inputs"], state, batch["targets"])
+        self._carried.after(stage, batch, state)
         return output if output.dim() == 2 else negative_log_likelihood(output, batch["targets"])
-
-    def _carried_state(self, stage: str, batch: Batch) -> State:
-        if "continues" not in batch:
-            return None
-        make = getattr(self.network, "initial_state", None)
-        initial = None if make is None else make(len(batch["continues"]))
-        state = self._states.get(stage)
-        if self._restored and stage == "train":
-            self._restored = False
-            if not has_lanes(state, len(batch["continues"])):
-                rank_zero_info("resume: another batch size or world size, so the carried state begins anew")
-                return initial
-        return initial if state is None else reset_lanes(state, batch["continues"], initial)
 
     def _evaluate(self, batch: Batch) -> None:
         if self._evaluation is None:
@@ -125,27 +109,15 @@ class LanguageModel(LightningModule):
         if type(self).configure_optimizers is LanguageModel.configure_optimizers:
             optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
             set_hyperparameters(optimizer, schedule, self.learning_rate, self.weight_decay, self.betas)
-        self._logged_step = self.global_step
-        self._restart_clock()
+        self._training_log.step = self.global_step
+        self._training_log.restart()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Logs loss and speed, at the trainer's log steps only: each log costs half a millisecond."""
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if not every or self.global_step == self._logged_step or self.global_step % every:
-            return
-        tokens = torch.as_tensor(self._tokens_since_log)
-        loss = torch.as_tensor(self._nll_since_log) / tokens
-        self.log("train_loss", loss, prog_bar=True, sync_dist=True, batch_size=1)
-        seconds = time.perf_counter() - self._clock
-        speed = float(tokens) * self.trainer.world_size / seconds
-        self.log("tokens_per_second", speed, prog_bar=True, batch_size=1)
-        self._restart_clock()
-        self._logged_step = self.global_step
-
-    def _restart_clock(self) -> None:
-        self._nll_since_log: Tensor | float = 0.0
-        self._tokens_since_log: Tensor | int = 0
-        self._clock = time.perf_counter()
+        every, log = self.trainer.log_every_n_steps, self._training_log  # type: ignore[attr-defined]
+        if every and self.global_step != log.step and self.global_step % every == 0:
+            figures = log.read(self.global_step, self.trainer.world_size)
+            self.log_dict(figures, prog_bar=True, sync_dist=True, batch_size=1)
 
     def on_validation_epoch_start(self) -> None:
         """Starts the sums anew."""
@@ -172,7 +144,7 @@ class LanguageModel(LightningModule):
 
     def on_validation_end(self) -> None:
         """Leaves the time of validation out of the tokens per second."""
-        self._restart_clock()
+        self._training_log.restart()
 
     # -- optimizer ------------------------------------------------------------------------------------
 
@@ -194,7 +166,7 @@ class LanguageModel(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Agrees with the data on the tokenizer: one from a checkpoint wins."""
-        self._states.clear()
+        self._carried.clear()
         self._agree_on_tokenizer()
 
     def on_fit_start(self) -> None:
@@ -228,14 +200,7 @@ class LanguageModel(LightningModule):
         """Adds this model's class and tokenizer, and the state it carries, of all ranks' lanes."""
         tokenizer = None if self.tokenizer is None else self.tokenizer.to_str()
         checkpoint[checkpoints.KEY] = checkpoints.describe(self, tokenizer)
-        state = self._states.get("train")
-        if state is not None:
-            checkpoint[checkpoints.KEY]["state"] = move(self._of_all_ranks(state), "cpu")
-
-    def _of_all_ranks(self, state: State) -> State:
-        if self.trainer.world_size == 1:
-            return state
-        return tree_map(lambda x: x.flatten(0, 1), self.all_gather(state))  # (ranks * batch, ...)
+        checkpoint[checkpoints.KEY]["state"] = self._carried.for_checkpoint(self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes the tokenizer that the weights were trained with: it wins over the data's own."""
@@ -245,13 +210,8 @@ class LanguageModel(LightningModule):
             self.tokenizer = Tokenizer.from_str(tokenizer)
             if self._trainer is not None:
                 self._agree_on_tokenizer()
-        if self._trainer is not None and self.trainer.state.fn == "fit" and "state" in entry:
-            self._states["train"] = move(self._of_this_rank(entry["state"]), self.device)
-            self._restored = True
-
-    def _of_this_rank(self, state: State) -> State:
-        ranks, rank = self.trainer.world_size, self.trainer.global_rank
-        return tree_map(lambda x: x[len(x) * rank // ranks : len(x) * (rank + 1) // ranks], state)
+        if self._trainer is not None and self.trainer.state.fn == "fit" and entry.get("state") is not None:
+            self._carried.from_checkpoint(entry["state"], self)
 
     # -- use ------------------------------------------------------------------------------------------
 

@@ -1,0 +1,60 @@
+"""Truncated back-propagation through time: the state that goes on from batch to batch."""
+
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from lightning_seq.networks.base import State, detach, has_lanes, move, reset_lanes
+
+
+class CarriedState:
+    """Keeps the state of each stage, and gives it to the next batch where that one continues the text.
+
+    Training and evaluation have a state each, so that a validation leaves the training's alone. States are no
+    buffers: DDP would overwrite them with rank zero's.
+    """
+
+    def __init__(self) -> None:
+        self._states: dict[str, State] = {}
+        self._restored = False  # whether the training's comes from a checkpoint
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._states.clear()
+
+    def before(self, stage: str, batch: dict[str, Tensor], network: nn.Module) -> State:
+        """Returns the state to run ``batch`` from: None where the data knows of no text that goes on."""
+        if "continues" not in batch:
+            return None
+        lanes = len(batch["continues"])
+        make = getattr(network, "initial_state", None)
+        initial = None if make is None else make(lanes)
+        state = self._states.get(stage)
+        if stage == "train" and self._restored:
+            self._restored = False
+            if not has_lanes(state, lanes):
+                rank_zero_info("resume: another batch size or world size, so the carried state begins anew")
+                return initial
+        return initial if state is None else reset_lanes(state, batch["continues"], initial)
+
+    def after(self, stage: str, batch: dict[str, Tensor], state: State) -> None:
+        """Keeps the state that ``batch`` left, cut from the graph."""
+        self._states[stage] = detach(state) if "continues" in batch else None
+
+    def for_checkpoint(self, module: LightningModule) -> State:
+        """Returns the training's state on the CPU, the lanes of all ranks; with several, all must ask."""
+        state = self._states.get("train")
+        if state is not None and module.trainer.world_size > 1:
+            gathered: Any = module.all_gather(state)
+            state = tree_map(lambda x: x.flatten(0, 1), gathered)  # (ranks * batch, ...)
+        return move(state, "cpu")
+
+    def from_checkpoint(self, state: State, module: LightningModule) -> None:
+        """Takes this rank's lanes of a state that a checkpoint holds."""
+        ranks, rank = module.trainer.world_size, module.trainer.global_rank
+        lanes = tree_map(lambda x: x[len(x) * rank // ranks : len(x) * (rank + 1) // ranks], state)
+        self._states["train"] = move(lanes, module.device)
+        self._restored = True
