@@ -23,6 +23,11 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        if debug or error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}: give a place that can be used", file=sys.stderr)
+        return 1
     except ArgumentError as error:
         if debug:
             raise

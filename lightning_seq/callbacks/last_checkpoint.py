@@ -55,6 +55,10 @@ class LastCheckpoint(Checkpoint):
             return
         self._step = trainer.global_step
         part = self.path.with_name("last.ckpt.part")
-        trainer.save_checkpoint(part)
-        if trainer.is_global_zero:
-            part.replace(self.path)
+        try:
+            trainer.save_checkpoint(part, weights_only=False)  # all that a resumed training needs
+            if trainer.is_global_zero:
+                part.replace(self.path)
+        finally:
+            if trainer.is_global_zero:
+                part.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """--config on the command line: recipes' names become paths, and files come before explicit options."""
 
+from argparse import ArgumentError
 from pathlib import Path
 
 import yaml
@@ -17,6 +18,8 @@ def configs_first(words: list[str]) -> list[str]:
         option, equals, name = word.partition("=")
         if option in _OPTIONS:
             name = name if equals else next(rest, "")
+            if not name:
+                raise ArgumentError(None, f"{option} stands alone: give a recipe or a .yaml file after it")
             configs.append(f"--config={_readable(recipes.find(name))}")
         else:
             others.append(word)

@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import wandb
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from lightning_seq.cli import usage
 from lightning_seq.cli.sequence_cli import SequenceCLI
-from lightning_seq.errors import InputError
+from lightning_seq.errors import InputError, did_you_mean
+
+_SECTIONS = ("model", "data", "trainer", "seed_everything", "run_dir")
 
 
 def run(argv: list[str]) -> None:
@@ -25,8 +28,14 @@ def run(argv: list[str]) -> None:
         sys.path.insert(0, os.getcwd())  # noqa: PTH109  (so that --model my_module.MyModel is found)
     try:
         SequenceCLI(argv)
+    except SystemExit as stop:  # how Lightning ends a training at Ctrl-C
+        raise KeyboardInterrupt if isinstance(stop.__context__, KeyboardInterrupt) else stop from None
     except MisconfigurationException as error:
         raise InputError(usage.first_line(error)) from error
+    except wandb.errors.UsageError as error:
+        raise InputError(
+            f"W&B: {usage.first_line(error)}: or log nothing to the network, --trainer.logger.offline true"
+        ) from error
     except RuntimeError as error:
         if "loading state_dict" not in str(error):
             raise
@@ -53,6 +62,10 @@ def from_recipe(name: str, **overrides: Any) -> tuple[Trainer, LightningModule, 
     """
     _quieten()
     # classes before their arguments, in whatever order they were given
+    for key in overrides:
+        if key.partition(".")[0] not in _SECTIONS:
+            hint = did_you_mean(key, _SECTIONS)
+            raise InputError(f"a recipe has no section {key!r}{hint}: it has {', '.join(_SECTIONS)}")
     options = sorted(_as_options("", overrides), key=lambda option: option.partition("=")[0].count("."))
     try:
         cli = SequenceCLI(["--config", name, *options], run=False)
@@ -86,6 +99,7 @@ def _quieten() -> None:
     """Keeps advertisements and other libraries' deprecations out of a user's terminal."""
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message="The dirpath has changed")  # each run has its own
+    warnings.filterwarnings("ignore", message="The number of training batches")  # a short text, no mistake
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     if _no_advertisement not in logger.filters:
         logger.addFilter(_no_advertisement)

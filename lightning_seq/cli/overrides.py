@@ -30,7 +30,7 @@ def report_class_changes(config: Any, files: Iterable[str]) -> None:
             continue
         named = recipe.get("init_args") or {}
         kept = ", ".join(name for name in named if name in accepted) or "nothing"
-        dropped = ", ".join(name for name in named if name not in accepted) or "nothing"
+        dropped = ", ".join(name for name in named if name not in accepted) or "none"
         old = _short(recipe["class_path"])
         rank_zero_info(f"{key}: {new} replaces the recipe's {old}; kept {kept}; dropped {dropped}")
 
@@ -49,7 +49,7 @@ def _sections(files: Iterable[str], key: str) -> Iterator[dict[str, Any]]:
             yield section
 
 
-def adopt_checkpoint(config: Any, path: str, line: Iterable[str]) -> None:
+def adopt_checkpoint(config: Any, path: str, line: Iterable[str], fit: bool) -> None:
     """Builds the model that the checkpoint's weights fit, with the checkpoint's tokenizer.
 
     Args:
@@ -57,14 +57,17 @@ def adopt_checkpoint(config: Any, path: str, line: Iterable[str]) -> None:
         path: The checkpoint.
         line: The command line, to tell what was given explicitly: that wins, except over what the weights
             need.
+        fit: Whether a training is to go on from it.
 
     Raises:
-        InputError: The checkpoint is broken, or another class wrote it.
+        InputError: The checkpoint is broken, another class wrote it, or no step is left to train.
     """
     content = checkpoints.read(path)
     entry = content.get(checkpoints.KEY, {})
     _check_class(config.model.class_path, entry.get("class_path"), path)
     explicit = {found[1] for word in line if (found := re.match(r"--model\.(?:init_args\.)?(\w+)", word))}
+    if fit:
+        _check_steps_left(content.get("global_step", 0), config, path)
     model = config.model.get("init_args") or {}
     for name, value in content.get("hyper_parameters", {}).items():
         if name in explicit or name not in model or name == "vocab_size" or model[name] == _plain(value):
@@ -75,6 +78,15 @@ def adopt_checkpoint(config: Any, path: str, line: Iterable[str]) -> None:
     if entry.get("tokenizer") and "tokenizer" in data:
         agreed(entry["tokenizer"], data["tokenizer"])
         data["tokenizer"] = path
+
+
+def _check_steps_left(step: int, config: Any, path: str) -> None:
+    max_steps = config.trainer.get("max_steps", -1)
+    if 0 <= max_steps <= step:
+        raise InputError(
+            f"{path} is at step {step:,} and trainer.max_steps is {max_steps:,}: nothing is left to "
+            f"train, give --trainer.max_steps {step + 1} or more"
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """SequenceCLI: LightningCLI with recipes by name, one directory a run, and checkpoints that fit."""
 
 import copy
+import sys
 from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ class SequenceCLI(LightningCLI):
             )
         except BaseException:
             self._remove_if_nothing_was_trained()
+            self._say_how_to_go_on()
             raise
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -93,7 +95,7 @@ class SequenceCLI(LightningCLI):
                 "runs/quickstart-1/checkpoints/last.ckpt"
             )
         if path:
-            overrides.adopt_checkpoint(config, path, self.line)
+            overrides.adopt_checkpoint(config, path, self.line, fit=self.subcommand == "fit")
         elif self.subcommand != "fit":
             rank_zero_info(f"{self.subcommand}: without --ckpt_path the weights are not trained ones")
 
@@ -146,6 +148,12 @@ class SequenceCLI(LightningCLI):
         lanes = getattr(self.datamodule, "batching", None) == "contiguous"
         count = predictions.write_losses(path, batches, lanes)  # type: ignore[arg-type]  # one loader, tensors
         print(f"{path}: the losses of {count:,} tokens of the test text, in nats, in its order")
+
+    @rank_zero_only
+    def _say_how_to_go_on(self) -> None:
+        last = None if self.run_directory is None else self.run_directory / "checkpoints" / "last.ckpt"
+        if last is not None and last.exists():
+            print(f"stopped: go on with the same command and --ckpt_path {last}", file=sys.stderr)
 
     @rank_zero_only
     def _remove_if_nothing_was_trained(self) -> None:

@@ -43,9 +43,7 @@ def _validation(trainer: Trainer) -> str:
         if key in metrics
     ]
     if not figures:
-        return _row(
-            "validation", f"did not run in {trainer.global_step:,} steps (trainer.val_check_interval)"
-        )
+        return _row("validation", "did not run (trainer.val_check_interval)")
     return _row("validation", ", ".join(figures))
 
 
@@ -55,7 +53,7 @@ def _content(run_directory: Path) -> str:
         name for name in ("config.yaml", "metrics.csv", "samples.txt") if (run_directory / name).exists()
     ]
     if pictures:
-        found.append(f"figures/ ({pictures} pictures)")
+        found.append(f"figures/ ({pictures} picture{'s' if pictures > 1 else ''})")
     found += [f"checkpoints/{path.name}" for path in sorted(run_directory.glob("checkpoints/*.ckpt"))]
     return "".join(f"\n{'':11s}   {name}" for name in found)
 
@@ -69,10 +67,10 @@ def _next(trainer: Trainer, run_directory: Path) -> list[str]:
     )
     if best is None or not callable(getattr(trainer.lightning_module, "generate", None)):
         return []
-    words = ["lightning-seq", "generate", "--checkpoint", best, "--prompt", "The "]
+    words = ["lightning-seq", "generate", "--prompt", "The "]
     if sampler is not None:
         words[-1:] = [sampler.prompt, "--temperature", str(sampler.options["temperature"])]
-    return [_row("next", shlex.join(words))]
+    return [_row("next", f"{shlex.join(words)} \\"), _row("", f"  --checkpoint {shlex.quote(best)}")]
 
 
 def _callback(trainer: Trainer, name: str) -> Any:

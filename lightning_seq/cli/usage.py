@@ -9,6 +9,7 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
+from lightning_seq import recipes
 from lightning_seq.errors import InputError, did_you_mean
 
 _BASES = {"model": LightningModule, "data": LightningDataModule, "callbacks": Callback}
@@ -21,7 +22,7 @@ def explain(message: str, options: Iterable[str]) -> str:
         message: Of an ``ArgumentError``.
         options: The option strings that the parser knows.
     """
-    for rule in (_missing, _unknown_option, _unknown_parameter, _wrong_value, _broken_import, _unknown_class):
+    for rule in _RULES:
         if explained := rule(message, options):
             return explained
     return " ".join(message.split())
@@ -38,7 +39,8 @@ def unwrapped(error: Exception) -> Exception:
     ours = next((each for each in chain if isinstance(each, InputError)), None)
     if ours is not None:
         return ours
-    if isinstance(chain[-1], ValueError | MisconfigurationException | ZeroDivisionError):
+    refusals = (ValueError, ImportError, ZeroDivisionError, MisconfigurationException)
+    if isinstance(chain[-1], refusals):
         return InputError(f"{first_line(chain[-1])} (--debug shows where)")
     return error
 
@@ -52,6 +54,15 @@ def _missing(message: str, options: Iterable[str]) -> str | None:
     if "arguments are required" not in message or "model" not in message:
         return None
     return "no model is chosen: give --config RECIPE (`lightning-seq recipes` lists them) or --model CLASS"
+
+
+def _stray_word(message: str, options: Iterable[str]) -> str | None:
+    found = re.match(r"unrecognized arguments: ([^-\s]\S*)", message, re.IGNORECASE)
+    if not found:
+        return None
+    if found[1] in recipes.names():
+        return f"{found[1]!r} belongs to no option: give it as --config {found[1]}"
+    return f"{found[1]!r} belongs to no option: if a pattern such as *.txt became several names, quote it"
 
 
 def _unknown_option(message: str, options: Iterable[str]) -> str | None:
@@ -78,7 +89,9 @@ def _unknown_parameter(message: str, options: Iterable[str]) -> str | None:
         return None
     if path.endswith(".LightningModule"):
         return f"no model is chosen for model.{name}: give --config RECIPE or --model CLASS before it"
-    return f"{_short(path)} has no option {name!r}{did_you_mean(name, _parameters(path))}"
+    group = "trainer.callbacks" if ".callbacks" in path else "data" if "DataModule" in path else "model"
+    more = f": `lightning-seq fit --{group}.help {_short(path)}` lists them"
+    return f"{_short(path)} has no option {name!r}{did_you_mean(name, _parameters(path))}{more}"
 
 
 def _wrong_value(message: str, options: Iterable[str]) -> str | None:
@@ -86,6 +99,7 @@ def _wrong_value(message: str, options: Iterable[str]) -> str | None:
     if not found:
         return None
     expected = re.sub(r"<class '([\w.]+)'>", r"\1", found[2])
+    expected = re.sub(r"typing\.Literal\[(.+?)\]", r"one of \1", expected)
     return " ".join(f"{found[1]} is {found[3].split(chr(10))[0]!r}, and {expected} is expected".split())
 
 
@@ -130,3 +144,14 @@ def _parameters(path: str) -> set[str]:
 def _subclasses(cls: type) -> set[type]:
     direct: set[type] = set(cls.__subclasses__())
     return direct.union(*(_subclasses(c) for c in direct))
+
+
+_RULES = (
+    _missing,
+    _stray_word,
+    _unknown_option,
+    _unknown_parameter,
+    _wrong_value,
+    _broken_import,
+    _unknown_class,
+)

@@ -17,7 +17,7 @@ def test_two_ranks_share_one_run_directory_one_cache_and_one_tokenizer(here):  #
     result = subprocess.run(command, capture_output=True, text=True, cwd=here, timeout=240)
     assert result.returncode == 0, result.stderr[-3000:]
     assert [p.name for p in (here / "runs").iterdir()] == ["LSTMLanguageModel-1"]
-    assert result.stdout.count("lightning-seq generate --checkpoint") == 1
+    assert result.stdout.count("lightning-seq generate --prompt") == 1
     run = here / "runs" / "LSTMLanguageModel-1"
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
     assert (run / "metrics.csv").read_text().count("\n") >= 2

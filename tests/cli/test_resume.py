@@ -57,13 +57,14 @@ class FailAt(Callback):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_an_exception_loses_nothing(command, here, case):
+def test_an_exception_loses_nothing(command, here, case, capsys):
     (here / "failing_callback.py").write_text(FAILING)
     line = ["fit", *TINY, *CASES[case], *STEADY, "--trainer.max_steps=9", "--trainer.val_check_interval=5"]
     fail = ["--trainer.callbacks+=failing_callback.FailAt", "--trainer.callbacks.step=4"]
     assert command(*line, "--run_dir=whole")[0] == 0
     with pytest.raises(MemoryError):
         command(*line, *fail, "--run_dir=half")
+    assert "go on with the same command and --ckpt_path half/checkpoints/last.ckpt" in capsys.readouterr().err
     checkpoint = torch.load(here / "half/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 4
     assert command(*line, "--ckpt_path=half/checkpoints/last.ckpt", "--run_dir=rest")[0] == 0
@@ -110,8 +111,19 @@ def test_ctrl_c_keeps_the_last_state(here):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     os.kill(process.pid, signal.SIGINT)
-    process.communicate(timeout=60)
+    said = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 130
+    assert "--ckpt_path run/checkpoints/last.ckpt" in said
+    assert "Traceback" not in said
     checkpoint = torch.load(here / "run/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] > 50
     assert not list((here / "run/checkpoints").glob("*.part"))
     assert yaml.safe_load((here / "run/config.yaml").read_text())["trainer"]["max_steps"] == 1000000
+
+
+def test_nothing_left_to_train_is_an_error(command, here):
+    command("fit", *LSTM, *TINY, "--run_dir=first")
+    status, said = command("fit", *LSTM, *TINY, "--ckpt_path=first/checkpoints/last.ckpt")
+    assert status == 1
+    assert "is at step 2 and trainer.max_steps is 2: nothing is left to train" in said
+    assert not (here / "runs").exists()

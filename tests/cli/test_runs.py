@@ -56,8 +56,9 @@ def test_the_summary_says_where_everything_is_and_what_comes_next(command):
         "runs/LSTMLanguageModel-1",
     ):
         assert part in summary
-    assert "lightning-seq generate --checkpoint runs/LSTMLanguageModel-1/checkpoints/best.ckpt" in summary
-    assert all(len(line) <= 80 for line in summary.splitlines() if "--checkpoint" not in line)
+    assert "next        lightning-seq generate --prompt" in summary
+    assert "--checkpoint runs/LSTMLanguageModel-1/checkpoints/best.ckpt" in summary
+    assert all(len(line) <= 80 for line in summary.splitlines())
 
 
 def test_a_second_run_gets_a_directory_of_its_own(command, here):
@@ -201,6 +202,8 @@ def test_from_recipe_takes_paths_and_any_order_and_refuses_objects(here):
         "quickstart", **{"model.hidden_size": 8, "model": "GRULanguageModel", **options}
     )
     assert model.hparams.hidden_size == 8
+    with pytest.raises(InputError, match=r"no section 'trainr' .did you mean 'trainer'"):
+        from_recipe("quickstart", trainr={})
     with pytest.raises(InputError, match=r"trainer\.callbacks holds an object"):
         from_recipe("quickstart", trainer={"callbacks": [object()]})
 
