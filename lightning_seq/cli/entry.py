@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import wandb
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
@@ -30,20 +29,27 @@ def run(argv: list[str]) -> None:
         SequenceCLI(argv)
     except SystemExit as stop:  # how Lightning ends a training at Ctrl-C
         raise KeyboardInterrupt if isinstance(stop.__context__, KeyboardInterrupt) else stop from None
-    except MisconfigurationException as error:
-        raise InputError(usage.first_line(error)) from error
-    except wandb.errors.UsageError as error:
-        raise InputError(
-            f"W&B: {usage.first_line(error)}: or log nothing to the network, --trainer.logger.offline true"
-        ) from error
-    except RuntimeError as error:
-        if "loading state_dict" not in str(error):
+    except Exception as error:
+        explained = _explained(error)
+        if explained is error:
             raise
-        reason = " ".join(str(error).split("\n\t")[1:2]) or usage.first_line(error)
-        raise InputError(
-            f"the checkpoint's weights do not fit the model as configured ({reason.strip()}): leave out the "
-            "options that change its shape"
-        ) from error
+        raise explained from error
+
+
+def _explained(error: Exception) -> Exception:
+    """Returns what a user can mend as an :class:`InputError`, and any other error as it is."""
+    line = usage.first_line(error).rstrip(".")
+    if isinstance(error, MisconfigurationException):
+        return InputError(line)
+    if type(error).__module__.startswith("wandb"):
+        return InputError(f"W&B: {line}; or stay off the network by --trainer.logger.offline true")
+    if isinstance(error, RuntimeError) and "loading state_dict" in line:
+        details = str(error).split("\n\t")[1:2] or [line]
+        return InputError(
+            f"the checkpoint's weights do not fit the model as configured ({details[0].strip()}): leave out "
+            "the options that change its shape"
+        )
+    return error
 
 
 def from_recipe(name: str, **overrides: Any) -> tuple[Trainer, LightningModule, LightningDataModule]:

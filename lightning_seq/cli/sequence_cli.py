@@ -104,7 +104,10 @@ class SequenceCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except Exception as error:
-            raise usage.unwrapped(error) from error
+            unwrapped = usage.unwrapped(error)
+            if unwrapped is error:
+                raise
+            raise unwrapped from error
         self._save_config()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
