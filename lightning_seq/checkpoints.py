@@ -1,7 +1,7 @@
 """What a checkpoint knows beyond its weights: which class wrote it, and with which tokenizer."""
 
-import importlib
 import pickle
+import pkgutil
 import sys
 import zipfile
 from pathlib import Path
@@ -83,7 +83,7 @@ def _import_class(path: str, trust: bool) -> Any:
             "before, or say trust=True (--trust) if you trust the checkpoint's author"
         )
     try:
-        return getattr(importlib.import_module(module), name)
+        return pkgutil.resolve_name(path)
     except (ImportError, AttributeError) as error:
         raise InputError(
             f"the checkpoint was written by {path}, which cannot be imported ({error}): "

@@ -2,8 +2,6 @@
 
 import json
 import logging
-import os
-import sys
 import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator
@@ -23,8 +21,6 @@ _SECTIONS = ("model", "data", "trainer", "seed_everything", "run_dir")
 def run(argv: list[str]) -> None:
     """Runs ``fit``, ``validate``, ``test`` or ``predict``."""
     _quieten()
-    if os.getcwd() not in sys.path:  # noqa: PTH109
-        sys.path.insert(0, os.getcwd())  # noqa: PTH109  (so that --model my_module.MyModel is found)
     try:
         SequenceCLI(argv)
     except SystemExit as stop:  # how Lightning ends a training at Ctrl-C
@@ -67,11 +63,11 @@ def from_recipe(name: str, **overrides: Any) -> tuple[Trainer, LightningModule, 
         InputError: There is no such recipe, or something in it does not fit.
     """
     _quieten()
-    # classes before their arguments, in whatever order they were given
     for key in overrides:
         if key.partition(".")[0] not in _SECTIONS:
             hint = did_you_mean(key, _SECTIONS)
             raise InputError(f"a recipe has no section {key!r}{hint}: it has {', '.join(_SECTIONS)}")
+    # classes before their arguments, in whatever order they were given
     options = sorted(_as_options("", overrides), key=lambda option: option.partition("=")[0].count("."))
     try:
         cli = SequenceCLI(["--config", name, *options], run=False)

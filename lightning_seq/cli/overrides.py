@@ -1,6 +1,6 @@
 """What wins where recipe, checkpoint and command line differ: line over checkpoint over recipe."""
 
-import importlib
+import pkgutil
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -96,8 +96,7 @@ def _plain(value: Any) -> Any:
 def _check_class(configured: str, written: str | None, path: str) -> None:
     if written is None:
         return
-    module, _, name = configured.rpartition(".")
-    configured = checkpoints.class_path(getattr(importlib.import_module(module), name))
+    configured = checkpoints.class_path(pkgutil.resolve_name(configured))
     if configured != written:
         raise InputError(
             f"{path} holds a {written}, and the configuration builds a {configured}: take the recipe that "

@@ -3,19 +3,23 @@
 import shlex
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+
+from lightning_seq.callbacks import GradientClippingMonitor, SampleLogger
 
 WIDTH = 80
+
+_Kind = TypeVar("_Kind", bound=Callback)
 
 
 def end_of_fit(trainer: Trainer, run_directory: Path) -> str:
     """Returns the summary of a run, at most 80 columns wide but for paths."""
     lines = ["", "-" * WIDTH, _validation(trainer)]
-    if clipping := _callback(trainer, "GradientClippingMonitor"):
+    if clipping := _callback(trainer, GradientClippingMonitor):
         lines.append(_row("clipping", clipping.summary()))
-    sample = getattr(_callback(trainer, "SampleLogger"), "last", None)
+    sample = getattr(_callback(trainer, SampleLogger), "last", None)
     if sample:
         lines += [_row("sample", ""), *_quoted(sample)]
     lines += [_row("run", f"{run_directory}{_content(run_directory)}"), *_next(trainer, run_directory)]
@@ -61,17 +65,14 @@ def _content(run_directory: Path) -> str:
 def _next(trainer: Trainer, run_directory: Path) -> list[str]:
     """Returns the command that lets the best model write, or the last where none was the best."""
     found = [run_directory / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
-    best, sampler = (
-        next((str(path) for path in found if path.exists()), None),
-        _callback(trainer, "SampleLogger"),
-    )
+    best = next((str(path) for path in found if path.exists()), None)
     if best is None or not callable(getattr(trainer.lightning_module, "generate", None)):
         return []
     words = ["lightning-seq", "generate", "--prompt", "The "]
-    if sampler is not None:
+    if sampler := _callback(trainer, SampleLogger):
         words[-1:] = [sampler.prompt, "--temperature", str(sampler.options["temperature"])]
     return [_row("next", f"{shlex.join(words)} \\"), _row("", f"  --checkpoint {shlex.quote(best)}")]
 
 
-def _callback(trainer: Trainer, name: str) -> Any:
-    return next((c for c in trainer.callbacks if type(c).__name__ == name), None)  # type: ignore[attr-defined]
+def _callback(trainer: Trainer, kind: type[_Kind]) -> _Kind | None:
+    return next((c for c in trainer.callbacks if isinstance(c, kind)), None)  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
 """Turns jsonargparse's errors, which span many lines, into one that says how to mend it."""
 
-import importlib
 import inspect
+import pkgutil
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -133,8 +133,7 @@ def _short(path: str) -> str:
 
 def _parameters(path: str) -> set[str]:
     """Names that the constructors of a class and of its bases take."""
-    module, _, name = path.rpartition(".")
-    cls: Any = getattr(importlib.import_module(module), name)
+    cls: Any = pkgutil.resolve_name(path)
     return {p for base in cls.__mro__[:-1] for p in inspect.signature(base.__init__).parameters} - {
         "self",
         "kwargs",

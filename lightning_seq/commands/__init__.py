@@ -1,1 +1,10 @@
 """One file a group of commands: COMMANDS names them, ``main(argv)`` runs them."""
+
+import os
+import sys
+
+
+def find_own_modules() -> None:
+    """Lets classes of the user's own be imported from the working directory, as ``python -m`` does."""
+    if os.getcwd() not in sys.path:  # noqa: PTH109
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109

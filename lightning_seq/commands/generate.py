@@ -1,8 +1,8 @@
 """``lightning-seq generate``: text from a checkpoint."""
 
-import os
-import sys
 from argparse import ArgumentParser
+
+from lightning_seq.commands import find_own_modules
 
 COMMANDS = {"generate": "text from a checkpoint: --checkpoint FILE --prompt TEXT"}
 
@@ -33,8 +33,8 @@ def main(argv: list[str]) -> int:
     from lightning_seq.checkpoints import load  # torch takes seconds: --help and wrong usage need not wait
 
     trust = options.pop("trust")
-    if trust and os.getcwd() not in sys.path:  # noqa: PTH109
-        sys.path.insert(0, os.getcwd())  # noqa: PTH109  (where a class of one's own was found when it was trained)
+    if trust:
+        find_own_modules()
     model = load(options.pop("checkpoint"), trust)
     print(model.generate(options.pop("prompt"), **options))
     return 0

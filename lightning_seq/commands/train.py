@@ -1,5 +1,7 @@
 """``lightning-seq fit``, ``validate``, ``test`` and ``predict``: LightningCLI over recipes."""
 
+from lightning_seq.commands import find_own_modules
+
 COMMANDS = {
     "fit": "train: --config RECIPE [--trainer.max_steps 100 ...]",
     "validate": "score the validation text: --config RECIPE --ckpt_path FILE",
@@ -12,5 +14,6 @@ def main(argv: list[str]) -> int:
     """Runs the command."""
     from lightning_seq.cli import run  # Lightning takes seconds: nothing else waits for it
 
+    find_own_modules()
     run(argv)
     return 0
