@@ -1,20 +1,22 @@
-"""The base of every DataModule: a subclass says where the text is, everything else is here."""
+"""The base of DataModules whose sequences are kept as tokens on disk: text, and what else has ids."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from tokenizers import Tokenizer
 
-from lightning_seq.data.batching import FEWEST_TOKENS, PLANS, Batching, Plan
+from lightning_seq.data.batches import Batches, StoredBatches
+from lightning_seq.data.batching import FEWEST_TOKENS, BlockPlan, ContiguousPlan, Plan
+from lightning_seq.data.batching import Batching as Batching
 from lightning_seq.data.checks import at_least, keep_plain, one_of
 from lightning_seq.data.disk import default_cache_dir
+from lightning_seq.data.document_batching import DocumentLanePlan, DocumentPlan
 from lightning_seq.data.documents import SPLITS, Split, digest, separated
-from lightning_seq.data.encoding import encode
-from lightning_seq.data.loaders import SequenceLoader, TrainingLoader, counters_of
+from lightning_seq.data.encoding import Ids, encode
+from lightning_seq.data.resumable import Plain, ResumableDataModule
 from lightning_seq.data.summary import summary
 from lightning_seq.data.token_store import FORMAT, TokenStore
 from lightning_seq.data.tokenizers import characters_per_token, vocabulary_size
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class SequenceDataModule(LightningDataModule, ABC):
+class SequenceDataModule(ResumableDataModule):
     """Text for sequence models: tokenized once into memory-mapped files, resumed exactly, equal over ranks.
 
     A subclass needs one method::
@@ -35,45 +37,72 @@ class SequenceDataModule(LightningDataModule, ABC):
                 return [Path(f"diary/{split}.txt").read_text(encoding="utf-8")]
 
     Args:
-        tokenizer: "byte", "character" (of the training text), or the path of a tokenizer.json, or of a .ckpt
-            whose tokenizer to use.
+        tokenizer: "byte", "character", "word" (with <eos> for each newline and <unk>) or "bpe" (byte-level),
+            the last three made from the training text; the path of a tokenizer.json, or of a .ckpt whose
+            tokenizer to use; or a model's id on the Hub, such as "openai-community/gpt2". None is for a
+            subclass whose sequences are no text, such as TokenDataModule.
+        max_vocab_size: The most ids that a "word" or "bpe" tokenizer may have; by default all words, and
+            16,384 for "bpe".
         batching: "contiguous": each row of a batch goes on where the same row of the batch before ended, so
-            that recurrent state can be carried; "blocks": independent windows, shuffled.
+            that recurrent state can be carried; "blocks": independent windows, shuffled; "documents": a
+            document a row, padded, in batches of similar length (a longer one takes further rows).
         batch_size: Rows of a batch, on each rank.
-        context_length: Tokens in a row.
+        context_length: Tokens in a row; with "documents", at most.
+        tokens_per_batch: With "documents": rows times width of a batch on each rank, in place of batch_size.
+        separate_documents: Whether documents have nothing to do with one another: with "contiguous", the
+            carried state begins anew with each; with "blocks", the batch has document_ids, and the first
+            token of a document is no target. They are so in "documents" anyway.
         seed: Of the order of training batches.
         cache_dir: Where tokenized text is kept; by default $LIGHTNING_SEQ_CACHE, or lightning_seq in the
             user's cache directory.
+        num_proc: Processes that tokenize; by default as many as there are cores, if the text is large.
+        strict_resume: Whether to refuse to go on from a checkpoint where the text, its tokens or how they are
+            laid out have changed: the batches to come would not be the ones that were left.
     """
 
     def __init__(
         self,
-        tokenizer: str = "character",
+        tokenizer: str | None = "character",
+        max_vocab_size: int | None = None,
         batching: Batching = "contiguous",
         batch_size: int = 32,
         context_length: int = 128,
+        tokens_per_batch: int | None = None,
+        separate_documents: bool = False,
         seed: int = 0,
         cache_dir: str | None = None,
+        num_proc: int | None = None,
+        strict_resume: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(strict_resume)
         # Not for the logger: the model may have a hyperparameter of the same name and another value.
         self.save_hyperparameters(logger=False)
         keep_plain(self.hparams)
-        check_spec(tokenizer)
-        one_of(batching=batching, choices=PLANS)
-        at_least(1, batch_size=batch_size, context_length=context_length)
+        if tokenizer is not None:
+            check_spec(tokenizer)
+        one_of(batching=batching, choices=("contiguous", "blocks", "documents"))
+        at_least(1, batch_size=batch_size, context_length=context_length, num_proc=num_proc or 1)
         at_least(0, seed=seed)
+        if tokens_per_batch is not None:
+            at_least(1, tokens_per_batch=tokens_per_batch)
+            if batching != "documents":
+                raise InputError(
+                    f"tokens_per_batch is {tokens_per_batch} and batching {batching!r}, which takes "
+                    'batch_size rows; leave tokens_per_batch out, or give batching "documents"'
+                )
         self.batching = batching
         self.batch_size = batch_size
         self.context_length = context_length
+        self.tokens_per_batch = tokens_per_batch
+        self.separate_documents = separate_documents
         self.seed = seed
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+        self.num_proc = num_proc
         self._tokenizer_spec = tokenizer
+        self._max_vocab_size = max_vocab_size
         self._tokenizer: Tokenizer | None = None
         self._fingerprints: dict[Split, str] = {}
         self._stores: dict[Split, TokenStore] = {}
-        self._training: TrainingLoader | None = None
-        self._resume: dict[str, int] | None = None
         self._announced = False
 
     @abstractmethod
@@ -98,8 +127,25 @@ class SequenceDataModule(LightningDataModule, ABC):
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, built from the training text or read from its file when first asked for."""
         if self._tokenizer is None:
-            self._tokenizer = cached(self._tokenizer_spec, self.cache_dir, self._fingerprint, self._texts)
+            self._tokenizer = cached(self._spec, self.cache_dir, self._fingerprint, self.tokenizer_texts)
         return self._tokenizer
+
+    @property
+    def _spec(self) -> str:
+        if self._tokenizer_spec is None:
+            raise InputError(
+                f'{type(self).__name__} has text, and its tokenizer is None; give one, such as "character"'
+            )
+        return self._tokenizer_spec
+
+    def tokenizer_texts(self, split: Split) -> Iterable[str]:
+        """Returns the texts of ``split`` that a tokenizer is made from: all that is ever tokenized."""
+        return self._texts(split)
+
+    @property
+    def stored_splits(self) -> tuple[Split, ...]:
+        """The splits that are tokenized before training: all, unless one is read as it is needed."""
+        return SPLITS
 
     @property
     def vocab_size(self) -> int:
@@ -120,14 +166,14 @@ class SequenceDataModule(LightningDataModule, ABC):
         Raises:
             InputError: It is of another kind, or another file's, than this DataModule was told to use.
         """
-        tokenizer = agreed(json, self._tokenizer_spec)
+        tokenizer = agreed(json, self._spec)
         if self._tokenizer is None or self._tokenizer.to_str() != tokenizer.to_str():
             self._tokenizer = tokenizer
             self._stores.clear()
 
     def prepare_data(self) -> None:
         """Tokenizes every split into the cache, on one rank."""
-        for split in SPLITS:
+        for split in self.stored_splits:
             self._store(split)
 
     def setup(self, stage: str) -> None:
@@ -135,64 +181,57 @@ class SequenceDataModule(LightningDataModule, ABC):
         if stage != "fit" or self._announced:
             return
         self._announced = True
-        counts = {split: self._store(split).counts for split in SPLITS}
+        counts = {split: self._store(split).counts for split in self.stored_splits}
         fingerprints = [self._fingerprint(split) for split in SPLITS]
         rank_zero_info(summary(self.describe(), fingerprints, counts, self.tokenizer))
 
-    def train_dataloader(self) -> TrainingLoader:
-        """Returns the training batches, from where training stands."""
-        overfit = bool(getattr(self.trainer, "overfit_batches", 0))  # the same batches in every epoch
-        plan = self._plan("train", training=True, shuffle=not overfit)
-        counters = counters_of(self.trainer) if self.trainer else None
-        self._training = TrainingLoader(plan, self._store("train"), self._pin_memory, counters)
-        if self._resume:
-            self._training.load_state_dict(self._resume)
-        return self._training
-
-    def val_dataloader(self) -> SequenceLoader:
-        """Returns the validation split, each target once."""
-        return self._evaluation("validation")
-
-    def test_dataloader(self) -> SequenceLoader:
-        """Returns the test split, each target once."""
-        return self._evaluation("test")
-
-    def predict_dataloader(self) -> SequenceLoader:
-        """Returns the test split, each target once."""
-        return self._evaluation("test")
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns where training stands, for a checkpoint."""
-        return dict(self._training.state_dict()) if self._training else {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from where a checkpoint stood."""
-        self._resume = {key: state_dict[key] for key in ("epoch", "position")} if state_dict else None
-
-    def _evaluation(self, split: Split) -> SequenceLoader:
+    def batches(self, split: Split, training: bool) -> Batches:
+        """Returns this rank's batches of ``split``."""
         store = self._store(split)
-        if len(store) < FEWEST_TOKENS:
+        if not training and len(store) < FEWEST_TOKENS:
             raise InputError(
                 f"the {split} split of {self.describe()} has {len(store)} tokens, nothing to predict; give "
                 f"it text, or switch it off by the trainer's limit_{split.removesuffix('idation')}_batches=0"
             )
-        return SequenceLoader(self._plan(split), store, self._pin_memory)
+        separate = self.separate_documents and self.batching == "blocks"
+        return StoredBatches(self._plan(store, training), store, separate)
 
-    def _plan(self, split: Split, **options: bool) -> Plan:
-        ranks = (self.trainer.distributed_sampler_kwargs if self.trainer else None) or {}
-        return PLANS[self.batching](
-            len(self._store(split)),
-            self.batch_size,
-            self.context_length,
-            rank=ranks.get("rank", 0),
-            world_size=ranks.get("num_replicas", 1),
-            seed=self.seed,
-            **options,
-        )
+    def _plan(self, store: TokenStore, training: bool) -> Plan:
+        overfit = bool(getattr(self.trainer, "overfit_batches", 0))  # the same batches in every epoch
+        common: dict[str, Any] = {
+            "tokens": len(store),
+            "batch_size": self.batch_size,
+            "context_length": self.context_length,
+            "rank": self.rank,
+            "world_size": self.world_size,
+            "training": training,
+            "shuffle": not overfit,
+            "seed": self.seed,
+        }
+        if self.batching == "documents":
+            return DocumentPlan(**common, documents=store.documents, tokens_per_batch=self.tokens_per_batch)
+        if self.batching == "blocks":
+            return BlockPlan(**common)
+        if self.separate_documents:
+            return DocumentLanePlan(**common, documents=store.documents)
+        return ContiguousPlan(**common)
 
-    @property
-    def _pin_memory(self) -> bool:
-        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+    def identity(self) -> dict[str, Plain]:
+        """Returns the text and its tokens by their hashes, and how they are laid out."""
+        return {
+            "text": f"sha256 {self._fingerprint('train')[:12]}",
+            "tokenizer": f"sha256 {digest([self.tokenizer.to_str()])[:12]}",
+            "batching": self.batching,
+            "batch_size": self.batch_size,
+            "context_length": self.context_length,
+            "tokens_per_batch": self.tokens_per_batch,
+            "separate_documents": self.separate_documents,
+            "seed": self.seed,
+        }
+
+    def encoded(self, split: Split) -> Iterator[tuple[str, Ids]]:
+        """Yields each document of ``split`` with its ids."""
+        return encode(self.tokenizer, self._texts(split))
 
     def _fingerprint(self, split: Split) -> str:
         if split not in self._fingerprints:
@@ -202,13 +241,14 @@ class SequenceDataModule(LightningDataModule, ABC):
     def _texts(self, split: Split) -> Iterable[str]:
         return separated(self.documents(split))
 
+    def store_path(self, split: Split) -> Path:
+        """Returns the folder that holds the tokens of ``split``, once they are prepared."""
+        key = digest([str(FORMAT), self._fingerprint(split), self.tokenizer.to_str()])[:32]
+        return self.cache_dir / "tokens" / key
+
     def _store(self, split: Split) -> TokenStore:
         if split not in self._stores:
-            tokenizer = self.tokenizer
-            key = digest([str(FORMAT), self._fingerprint(split), tokenizer.to_str()])[:32]
             self._stores[split] = TokenStore.open_or_build(
-                self.cache_dir / "tokens" / key,
-                lambda: encode(tokenizer, self._texts(split)),
-                vocabulary_size(tokenizer),
+                self.store_path(split), lambda: self.encoded(split), self.vocab_size
             )
         return self._stores[split]

@@ -1,31 +1,38 @@
 """Which tokens make which batch: plans that are pure functions of (seed, epoch, step, rank, world size).
 
-A plan gives every row of every batch as a window [start, stop) of targets' predecessors: the row's inputs are
-tokens[start:stop] and its targets tokens[start + 1:stop + 1]. Nothing here knows of files or of Lightning.
+A plan gives every row of every batch as a window [start, stop): the row's inputs are tokens[start:stop] and
+its targets tokens[start + 1:stop + 1]. Nothing here knows of files or of Lightning.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from lightning_seq.errors import InputError
-from lightning_seq.networks.base import IGNORE_INDEX
 
 FEWEST_TOKENS = 2  # one to read, one to predict
 
-Batching = Literal["contiguous", "blocks"]
-Batch = dict[str, Tensor]
+Batching = Literal["contiguous", "blocks", "documents"]
 Indices = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+class Rows(NamedTuple):
+    """One batch of a rank: the windows of its rows (batch,), and how wide it is."""
+
+    starts: Indices
+    stops: Indices
+    width: int
+    continues: npt.NDArray[np.bool_] | None = None
+    """Whether each row goes on where the same row of the batch before ended; None without carried state."""
+
+
+@dataclass(frozen=True, eq=False)
 class Plan(ABC):
-    """The batches of one split on one rank: every rank has equally many, all of the same shape.
+    """The batches of one split on one rank: every rank has equally many, of the same shapes.
 
     Training batches are full, and what is left over at the end changes from epoch to epoch. Evaluation scores
     every target exactly once over all ranks; what fills up the last rows is marked in the targets.
@@ -39,6 +46,7 @@ class Plan(ABC):
         training: Full batches in another order each epoch, rather than every target once in order.
         shuffle: Set to False for training batches that are the same in every epoch.
         seed: Of the order of training batches.
+        documents: Where each document starts and, last, where the text ends; None for one document.
     """
 
     tokens: int
@@ -49,8 +57,7 @@ class Plan(ABC):
     training: bool = False
     shuffle: bool = True
     seed: int = 0
-
-    carries_state: ClassVar[bool]
+    documents: Indices | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if len(self) < 1:
@@ -71,8 +78,8 @@ class Plan(ABC):
         """Batches of an epoch, the same in every epoch and on every rank."""
 
     @abstractmethod
-    def windows(self, epoch: int) -> tuple[Indices, Indices]:
-        """Returns the starts and stops of this rank's rows in ``epoch``, both (steps, batch_size)."""
+    def epoch(self, epoch: int) -> Callable[[int], Rows]:
+        """Returns the function from a step of ``epoch`` to this rank's rows."""
 
     def random(self, epoch: int) -> np.random.Generator:
         """Returns the source of all randomness of ``epoch``."""
@@ -103,8 +110,6 @@ class Plan(ABC):
 class ContiguousPlan(Plan):
     """Lanes: row i of a batch continues row i of the batch before, for state carried through the text."""
 
-    carries_state = True
-
     def __len__(self) -> int:
         if self.training:
             return self.targets // self.rows // self.context_length
@@ -115,29 +120,32 @@ class ContiguousPlan(Plan):
             return len(self) * self.context_length
         return -(-self.targets // self.rows)
 
-    def windows(self, epoch: int) -> tuple[Indices, Indices]:
-        """Returns the windows of each step: columns of lanes that lie one behind the other in the text."""
+    def epoch(self, epoch: int) -> Callable[[int], Rows]:
+        """Returns the columns of lanes that lie one behind the other in the text."""
         length, end = self._lane_length(), self.targets
         offset = 0
         if self.training and self.shuffle:
             offset = int(self.random(epoch).integers(end - self.rows * length + 1))
-        lanes = self.of_this_rank(offset + np.arange(self.rows) * length)[None]  # (1, batch)
+        lanes = self.of_this_rank(offset + np.arange(self.rows) * length)
         ends = np.minimum(lanes + length, end)
-        starts = np.minimum(lanes + np.arange(len(self))[:, None] * self.context_length, ends)
-        return starts, np.minimum(starts + self.context_length, ends)
+
+        def rows(step: int) -> Rows:
+            starts = np.minimum(lanes + step * self.context_length, ends)
+            stops = np.minimum(starts + self.context_length, ends)
+            return Rows(starts, stops, self.context_length, np.full(self.batch_size, step > 0))
+
+        return rows
 
 
 class BlockPlan(Plan):
     """Independent windows that overlap by the one token that is a target here and an input there."""
-
-    carries_state = False
 
     def __len__(self) -> int:
         if self.training:
             return self.targets // self.context_length // self.rows
         return -(-self.targets // (self.context_length * self.rows))
 
-    def windows(self, epoch: int) -> tuple[Indices, Indices]:
+    def epoch(self, epoch: int) -> Callable[[int], Rows]:
         """Returns the windows of each step: in training shuffled, and cut at other places each epoch."""
         needed, length = len(self) * self.rows, self.context_length
         starts = np.arange(needed) * length
@@ -145,18 +153,9 @@ class BlockPlan(Plan):
             random = self.random(epoch)
             phase = int(random.integers(min(length, self.targets - needed * length + 1)))
             starts = phase + random.permutation((self.targets - phase) // length)[:needed] * length
-        starts = self.of_this_rank(np.minimum(starts, self.targets).reshape(len(self), self.rows))
-        return starts, np.minimum(starts + length, self.targets)
+        mine = self.of_this_rank(np.minimum(starts, self.targets).reshape(len(self), self.rows))
 
+        def rows(step: int) -> Rows:
+            return Rows(mine[step], np.minimum(mine[step] + length, self.targets), length)
 
-PLANS: dict[Batching, type[Plan]] = {"contiguous": ContiguousPlan, "blocks": BlockPlan}
-
-
-def gather(tokens: npt.NDArray[Any], starts: Indices, stops: Indices, context_length: int) -> Batch:
-    """Reads one batch: ``inputs`` and ``targets`` (batch, context_length), padded behind short windows."""
-    inputs = np.zeros((len(starts), context_length), dtype=np.int64)
-    targets = np.full_like(inputs, IGNORE_INDEX)
-    for row, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
-        inputs[row, : stop - start] = tokens[start:stop]
-        targets[row, : stop - start] = tokens[start + 1 : stop + 1]
-    return {"inputs": torch.from_numpy(inputs), "targets": torch.from_numpy(targets)}
+        return rows

@@ -45,10 +45,10 @@ def whole_parts(sizes: Sequence[int], held_out: int) -> list[range]:
 
     Every range has at least one document, so there must be more documents than ranges held out.
     """
-    stops = [len(sizes)]
+    stops, enough = [len(sizes)], HELD_OUT * sum(sizes)
     for parts_before in range(held_out, 0, -1):
         start, size = stops[0], 0.0
-        while start > parts_before and size < HELD_OUT * sum(sizes):
+        while start > parts_before and size < enough:
             start -= 1
             size += sizes[start]
         stops.insert(0, start)

@@ -1,11 +1,15 @@
 """Local files: which ones a path means, and their text."""
 
 import codecs
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from glob import glob, has_magic
 from pathlib import Path
+from typing import TypeVar
 
+from lightning_seq.data.documents import Split
 from lightning_seq.errors import InputError, did_you_mean
+
+_Source = TypeVar("_Source")
 
 
 def find_files(path: str, suffixes: Iterable[str], names: Iterable[str] = ()) -> list[Path]:
@@ -40,6 +44,29 @@ def _is_of_a_program(file: Path, place: Path) -> bool:
     """Says whether a text is no data: hidden, as virtual environments are, or the samples of a run."""
     hidden = any(part.startswith(".") for part in file.relative_to(place).parts)
     return hidden or (file.name == "samples.txt" and (file.parent / "config.yaml").exists())
+
+
+def apart(
+    sources: Mapping[Split, list[_Source]], path: str, name: Callable[[_Source], str]
+) -> dict[Split, list[_Source]]:
+    """Returns ``sources`` with none in two splits: a directory may hold the validation file.
+
+    Args:
+        sources: Of "train", and of the splits that have a path of their own.
+        path: Where those of "train" come from.
+        name: What a source is known by.
+    """
+    own: dict[Split, list[_Source]] = {split: some for split, some in sources.items() if split != "train"}
+    taken = [name(source) for some in own.values() for source in some]
+    if twice := sorted({each for each in taken if taken.count(each) > 1}):
+        raise InputError(f"val_path and test_path both have {twice[0]!r}; nothing may be in two splits")
+    left = [source for source in sources["train"] if name(source) not in taken]
+    if not left:
+        raise InputError(
+            f"nothing of {path!r} is left for training: val_path and test_path take it all; give path a "
+            "source of its own"
+        )
+    return {"train": left, **own}
 
 
 def read_text(file: Path) -> str:

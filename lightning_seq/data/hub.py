@@ -7,12 +7,17 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from http.client import HTTPException
+from pathlib import Path
 from typing import Any
 
 from lightning_seq.errors import InputError
 
 PATIENCE = 3.0  # seconds
+SLOW = 10.0  # for what answers, but takes its time
+DEFAULT_ENDPOINT = "https://huggingface.co"
+TOKENIZER = "tokenizer.json"
 
 
 def load_from_hub(path: str, name: str | None, revision: str | None) -> Any:
@@ -20,7 +25,7 @@ def load_from_hub(path: str, name: str | None, revision: str | None) -> Any:
 
     `datasets` itself tries for up to minutes before it gives up, hence the question before.
     """
-    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    endpoint = os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT
     answer = ask(endpoint)  # while `datasets` is imported, which takes as long
 
     import datasets
@@ -35,6 +40,100 @@ def load_from_hub(path: str, name: str | None, revision: str | None) -> Any:
             f"{endpoint} does not answer, and the cache {str(datasets.config.HF_DATASETS_CACHE)!r} has no "
             f"dataset {path!r}{f' ({name})' if name else ''}; connect and try again, or give a local path "
             "(HF_HUB_OFFLINE=1 goes to the cache at once)"
+        ) from error
+
+
+def stream_from_hub(path: str, name: str | None, revision: str | None) -> tuple[dict[str, Any], str]:
+    """Returns the splits of a dataset of the Hub, to be read from there, and the commit they are of."""
+    endpoint = os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT
+    answer = ask(endpoint)
+
+    import datasets
+    import huggingface_hub
+
+    offline = datasets.config.HF_HUB_OFFLINE
+    if offline or not answer():
+        raise HubUnreachableError(
+            f"{'HF_HUB_OFFLINE is set' if offline else f'{endpoint} does not answer'}, and {path!r} is to be "
+            f"streamed from there; connect and unset HF_HUB_OFFLINE, give a local path, or leave streaming "
+            f"and max_tokens out where the cache {str(datasets.config.HF_DATASETS_CACHE)!r} has it"
+        )
+    commit = huggingface_hub.HfApi().dataset_info(path, revision=revision, timeout=SLOW, expand=["sha"]).sha
+    return dict(datasets.load_dataset(path, name=name, revision=commit, streaming=True)), str(commit)
+
+
+class HubUnreachableError(InputError):
+    """The Hub does not answer, or is not to be asked."""
+
+
+@contextmanager
+def one_line_errors(path: str) -> Iterator[None]:
+    """Turns the many exceptions of `datasets` and of the Hub into one that names the reason."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        import datasets
+        from huggingface_hub import errors
+
+        reason: BaseException = error
+        while isinstance(reason, datasets.exceptions.DatasetGenerationError) and reason.__cause__:
+            reason = reason.__cause__
+        line = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
+        if isinstance(reason, errors.RevisionNotFoundError):
+            line = "it has no such revision"
+        elif isinstance(reason, errors.RepositoryNotFoundError | datasets.exceptions.DatasetNotFoundError):
+            gated = isinstance(reason, errors.GatedRepoError) or "gated" in line
+            line = "its owner wants to be asked first" if gated else "there is none, or none that you may see"
+            line += "; private and gated ones need `hf auth login`"
+        raise InputError(
+            f"cannot load the dataset {path!r} ({line}); check path, name and revision"
+        ) from error
+
+
+def tokenizer_from_hub(repository: str, revision: str | None) -> Path:
+    """Returns the tokenizer.json of a repository of the Hub, from the cache where that does not answer."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    endpoint = os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT
+    download = partial(
+        huggingface_hub.hf_hub_download, repository, TOKENIZER, revision=revision, endpoint=endpoint
+    )
+    name = f"{repository}@{revision}" if revision else repository
+    unreachable = "HF_HUB_OFFLINE is set"
+    if not constants.HF_HUB_OFFLINE:
+        if ask(endpoint)():
+            return _downloaded(download, name)
+        unreachable = f"{endpoint} does not answer"
+    try:
+        return Path(download(local_files_only=True))
+    except Exception as error:
+        raise InputError(
+            f"{unreachable}, and the cache {str(constants.HF_HUB_CACHE)!r} has no {TOKENIZER} of {name!r}; "
+            "connect and try again, or give the path of a tokenizer.json (HF_HUB_OFFLINE=1 goes to the cache "
+            "at once)"
+        ) from error
+
+
+def _downloaded(download: Callable[..., str], name: str) -> Path:
+    from huggingface_hub import errors
+
+    reasons = {
+        errors.GatedRepoError: "its owner wants to be asked first: do so, and log in by `hf auth login`",
+        errors.RepositoryNotFoundError: "there is no such repository, or none that you may see",
+        errors.RevisionNotFoundError: "it has no such revision",
+        errors.EntryNotFoundError: f"it has no {TOKENIZER}",
+    }
+    try:
+        return Path(download(etag_timeout=PATIENCE))
+    except Exception as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = next((reason for kind, reason in reasons.items() if isinstance(error, kind)), line)
+        raise InputError(
+            f"cannot get the tokenizer {name!r} from the Hub ({reason}); check the id and the revision, or "
+            "give the path of a tokenizer.json"
         ) from error
 
 

@@ -1,24 +1,22 @@
 """HuggingFaceTextDataModule: a dataset of the Hub, or local files in the formats that `datasets` reads."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from lightning_seq.data.base import SequenceDataModule
-from lightning_seq.data.documents import (
-    FEWEST_TO_SPLIT_WHOLE,
-    SPLITS,
-    Split,
-    cut_parts,
-    digest,
-    separated,
-    whole_parts,
-)
-from lightning_seq.data.hub import load_from_hub
-from lightning_seq.data.local_datasets import is_local, load_local
-from lightning_seq.errors import InputError, did_you_mean
+from lightning_seq.data.batches import Batches
+from lightning_seq.data.checks import at_least
+from lightning_seq.data.columns import RowText
+from lightning_seq.data.dataset_splits import DatasetSplits
+from lightning_seq.data.documents import SPLITS, Split, digest
+from lightning_seq.data.encoding import Ids
+from lightning_seq.data.packed_stream import PackedStream
+from lightning_seq.data.resumable import Plain
+from lightning_seq.data.streamed_source import HELD_OUT_FROM, TOKENIZER_FROM, first_characters, first_tokens
+from lightning_seq.data.streaming import Stream
+from lightning_seq.errors import InputError
 
-ROWS_AT_ONCE = 1000
+EVALUATION_TOKENS = 1_000_000  # at most, of a stream
 
 
 class HuggingFaceTextDataModule(SequenceDataModule):
@@ -29,9 +27,24 @@ class HuggingFaceTextDataModule(SequenceDataModule):
         name: The configuration of the dataset, such as "wikitext-2-raw-v1".
         revision: The branch, tag or commit of the dataset.
         text_column: The column that holds the text.
+        template: What joins several columns to a text, in place of text_column: each is named in braces, as
+            in "{title}: {text}". A brace itself is written twice.
         train_split: The split to train on.
         validation_split: The split to validate on; where there is none, the last 5% of train are held out.
         test_split: The split to test on; where there is none, the last 5% of train are held out.
+        max_tokens: Read no more of each split than begins with so many tokens, to the end of a document, and
+            nothing of the rest. Validation and test texts are then held out by a hash of their content, one
+            in a hundred for each, of the first 50 million characters of train; and a tokenizer is made from
+            the first 10 million. The same holds for streaming.
+        streaming: Whether training reads the text as it goes, for what is too large to be kept: it is never
+            all downloaded, tokenized or counted. It takes batching "blocks". Validation and test texts are
+            read as with max_tokens, 1,000,000 where that is not given. A text file makes a document of each
+            64 kB of its lines.
+        shuffle_buffer: With streaming: the documents that are read and shuffled at once, in each process that
+            reads; the order of files is shuffled too. By default they come in the order that they have.
+        steps_per_epoch: With streaming: the batches after which an epoch ends. The next one goes on in the
+            stream; a rank whose share of it is read begins again with that.
+        num_workers: With streaming: processes on each rank that read and tokenize ahead.
         **kwargs: Arguments of SequenceDataModule.
     """
 
@@ -41,128 +54,123 @@ class HuggingFaceTextDataModule(SequenceDataModule):
         name: str | None = None,
         revision: str | None = None,
         text_column: str = "text",
+        template: str | None = None,
         train_split: str = "train",
         validation_split: str = "validation",
         test_split: str = "test",
+        max_tokens: int | None = None,
+        streaming: bool = False,
+        shuffle_buffer: int = 0,
+        steps_per_epoch: int = 1000,
+        num_workers: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        at_least(1, max_tokens=1 if max_tokens is None else max_tokens, steps_per_epoch=steps_per_epoch)
+        at_least(0, shuffle_buffer=shuffle_buffer, num_workers=num_workers)
+        self._check_streaming(streaming, shuffle_buffer=shuffle_buffer, num_workers=num_workers)
         self.path = path
-        self.text_column = text_column
-        self._name = name
-        self._revision = revision
-        self._split_names: dict[Split, str] = dict(
-            zip(SPLITS, (train_split, validation_split, test_split), strict=True)
-        )
-        self._loaded: dict[str, Any] = {}
-        self._content = ""  # digest of local files
+        self.max_tokens = max_tokens
+        self.streaming = streaming
+        self.shuffle_buffer = shuffle_buffer
+        self.steps_per_epoch = steps_per_epoch
+        self.num_workers = num_workers
+        names = dict(zip(SPLITS, (train_split, validation_split, test_split), strict=True))
+        text = RowText(text_column, template)
+        streamed = streaming or max_tokens is not None
+        self._splits = DatasetSplits(path, name, revision, names, text, self.cache_dir, streamed)
+        self._stream: PackedStream | None = None
+
+    def _check_streaming(self, streaming: bool, **others: int) -> None:
+        if streaming and self.batching != "blocks":
+            raise InputError(
+                f"batching is {self.batching!r}, which arranges a text as a whole, and streaming true, which "
+                'never has a whole; give batching "blocks", or max_tokens in place of streaming'
+            )
+        for name, value in others.items():
+            if value and not streaming:
+                raise InputError(f"{name} is {value}, and only streaming uses it; give streaming true, or 0")
 
     def documents(self, split: Split) -> Iterable[str]:
         """Returns the texts of ``split``, a row each."""
-        dataset, parts = self._datasets()[self._source(split)], self._parts_of(split)
-        held_out, part = len(parts) - 1, parts.index(split)
-        if not held_out:
-            return _texts(dataset, self.text_column)
-        if len(dataset) >= FEWEST_TO_SPLIT_WHOLE:
-            rows = whole_parts([1] * len(dataset), held_out)[part]
-            return _texts(dataset.select(rows), self.text_column)
-        return [cut_parts("".join(separated(_texts(dataset, self.text_column))), held_out)[part]]
+        return self._splits.documents(split)
+
+    def tokenizer_texts(self, split: Split) -> Iterable[str]:
+        """Returns the texts that a tokenizer is made from."""
+        texts = iter(super().tokenizer_texts(split))
+        return first_characters(texts, TOKENIZER_FROM) if self._splits.streamed else texts
+
+    def encoded(self, split: Split) -> Iterator[tuple[str, Ids]]:
+        """Yields each document of ``split`` with its ids, of a stream no more than is to be kept."""
+        encoded = super().encoded(split)
+        return first_tokens(encoded, self._most_tokens) if self._splits.streamed else encoded
+
+    @property
+    def _most_tokens(self) -> int:
+        return self.max_tokens or EVALUATION_TOKENS
 
     def fingerprint(self, split: Split) -> str:
         """Returns a digest of what `datasets` loaded and of how ``split`` is taken from it."""
-        dataset = self._datasets()[self._source(split)]
-        content = self._content or dataset._fingerprint
-        return digest([content, self.text_column, self._source(split), split, *self._parts_of(split)])
+        whole = self._splits.fingerprint(split)
+        if not self._splits.streamed:
+            return whole
+        read = [TOKENIZER_FROM, HELD_OUT_FROM, self._most_tokens if split in self.stored_splits else 0]
+        return digest([whole, *map(str, read)])
 
     def describe(self) -> str:
-        """Returns the path, the configuration, and which splits had to be held out."""
-        held_out = self._held_out()
-        of_what = f" ({self._name})" if self._name else ""
-        where_from = (
-            f", {' and '.join(held_out)} held out of {self._split_names['train']}" if held_out else ""
-        )
-        return self.path + of_what + where_from
+        """Returns the path, the configuration, which splits had to be held out, and how much is read."""
+        described = self._splits.describe()
+        if self.streaming:
+            return f"{described}, train streamed"
+        return described if self.max_tokens is None else f"{described}, {self.max_tokens:,} tokens at most"
 
-    def _source(self, split: Split) -> str:
-        """Returns the name of the dataset's split that ``split`` is taken from."""
-        return self._split_names["train" if split in self._held_out() else split]
+    @property
+    def stored_splits(self) -> tuple[Split, ...]:
+        """The splits that are kept as tokens."""
+        return SPLITS[1:] if self.streaming else SPLITS
 
-    def _parts_of(self, split: Split) -> list[Split]:
-        """Returns the splits that share the dataset's split that ``split`` is taken from."""
-        held_out = self._held_out()
-        return ["train", *held_out] if split in ("train", *held_out) else [split]
-
-    def _held_out(self) -> list[Split]:
-        return [split for split in SPLITS[1:] if self._split_names[split] not in self._datasets()]
-
-    def _datasets(self) -> dict[str, Any]:
-        """Returns the splits there are, loaded when first asked for."""
-        if not self._loaded:
-            with _one_line_errors(self.path):
-                if is_local(self.path):
-                    loaded, self._content = load_local(self.path, self.cache_dir)
-                else:
-                    loaded = load_from_hub(self.path, self._name, self._revision)
-            self._check(loaded)
-            self._loaded = loaded
-        return self._loaded
-
-    def _check(self, loaded: dict[str, Any]) -> None:
-        training = self._split_names["train"]
-        for split, usual in zip(SPLITS, ("", "validation", "test"), strict=True):
-            name = self._split_names[split]
-            if name not in loaded and name != usual:
-                hint = did_you_mean(name, loaded)
-                raise InputError(
-                    f"{self.path!r} has no split {name!r}{hint}; {split}_split can be one of {list(loaded)}"
-                )
-            if split != "train" and name == training:
-                raise InputError(
-                    f"{split}_split and train_split are both {name!r}, and no text may be in two splits; "
-                    f"there are {list(loaded)}"
-                )
-            if name in loaded:
-                _check_column(loaded[name].features, self.text_column, self.path)
-        if not any(text.strip() for text in _texts(loaded[training], self.text_column)):
+    def batches(self, split: Split, training: bool) -> Batches:
+        """Returns this rank's batches of ``split``."""
+        if not (training and self.streaming):
+            return super().batches(split, training)
+        if getattr(self.trainer, "overfit_batches", 0):
             raise InputError(
-                f"column {self.text_column!r} of {self.path!r} holds no text, only empty rows; text_column "
-                f"can be one of {list(loaded[training].features)}"
+                "overfit_batches asks for the same batches in every epoch, and a stream has none twice; give "
+                "max_tokens in place of streaming"
             )
-
-
-def _texts(dataset: Any, column: str) -> Iterator[str]:
-    for batch in dataset.select_columns([column]).iter(batch_size=ROWS_AT_ONCE):
-        yield from filter(None, batch[column])
-
-
-def _check_column(features: Mapping[str, Any], column: str, path: str) -> None:
-    if column not in features:
-        raise InputError(
-            f"{path!r} has no column {column!r}{did_you_mean(column, features)}; text_column can be one of "
-            f"{list(features)}"
+        self._close()
+        held_out = self._splits.parts("train")[1:]
+        stream = Stream(self._splits.shards("train"), held_out, self.shuffle_buffer, self.seed)
+        self._stream = PackedStream(
+            stream,
+            self.tokenizer,
+            batch_size=self.batch_size,
+            context_length=self.context_length,
+            steps_per_epoch=self.steps_per_epoch,
+            separate_documents=self.separate_documents,
+            rank=self.rank,
+            world_size=self.world_size,
+            num_workers=self.num_workers,
         )
-    kind = getattr(features[column], "dtype", "structures")
-    if "string" not in kind:
-        raise InputError(
-            f"column {column!r} of {path!r} holds {kind}, not text; text_column can be one of "
-            f"{list(features)}"
-        )
+        return self._stream
 
+    def identity(self) -> dict[str, Plain]:
+        """Returns what the training batches depend on, for a stream also how it is read."""
+        identity: dict[str, Plain] = {**super().identity(), "streaming": self.streaming}
+        if self.streaming:
+            identity["shuffle_buffer"] = self.shuffle_buffer
+            identity["steps_per_epoch"] = self.steps_per_epoch
+            identity["num_workers"] = self.num_workers
+        return identity
 
-@contextmanager
-def _one_line_errors(path: str) -> Iterator[None]:
-    """Turns the many exceptions of `datasets` into one that names the reason."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        import datasets
+    def teardown(self, stage: str) -> None:
+        """Ends the processes that read ahead."""
+        self._close()
 
-        reason: BaseException = error
-        while isinstance(reason, datasets.exceptions.DatasetGenerationError) and reason.__cause__:
-            reason = reason.__cause__
-        line = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
-        raise InputError(
-            f"cannot load the dataset {path!r} ({line}); check path, name and revision"
-        ) from error
+    def on_exception(self, exception: BaseException) -> None:
+        """Ends the processes that read ahead."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()

@@ -31,27 +31,40 @@ def load_local(path: str, cache_dir: Path) -> tuple[dict[str, Any], str]:
     `datasets` knows a local file by its size and time, and would serve a rewritten one as it was. So its own
     copy goes to a place named after the content.
     """
+    format_, by_split, content = _files(path)
+    if format_ == "text":  # its own reader cuts texts into lines and changes their ends
+        return {split: _whole_texts(some) for split, some in by_split.items()}, content
+    return _load(format_, by_split, cache_dir=str(cache_dir / "datasets" / content[:32])), content
+
+
+def stream_local(path: str) -> tuple[dict[str, Any], str]:
+    """Returns the splits of local files, to be read from there, and a digest of their content.
+
+    A split is an IterableDataset, or for text a list of files.
+    """
+    format_, by_split, content = _files(path)
+    return by_split if format_ == "text" else _load(format_, by_split, streaming=True), content
+
+
+def _load(format_: str, by_split: dict[str, list[Path]], **options: Any) -> dict[str, Any]:
+    import datasets
+
+    files = {split: [str(file.resolve()) for file in some] for split, some in by_split.items()}
+    with no_progress_bars():
+        return dict(datasets.load_dataset(format_, data_files=files, **options))
+
+
+def _files(path: str) -> tuple[str, dict[str, list[Path]], str]:
+    """Returns the format of the files that ``path`` means, the files by their splits, and their digest."""
     files = find_files(path, FORMATS)
     formats = {FORMATS.get(file.suffix.lower(), "") for file in files}
     if len(formats) > 1 or "" in formats:
         found = sorted({file.suffix for file in files})
         raise InputError(f"{path!r} has files of {found}; give files of one format among {sorted(FORMATS)}")
-    content = _content_digest(files)
     by_split: dict[str, list[Path]] = defaultdict(list)
     for file in files:
         by_split[_split_of(file, Path(path).expanduser())].append(file)
-    (format_,) = formats
-    if format_ == "text":  # its own reader cuts texts into lines and changes their ends
-        return {split: _whole_texts(some) for split, some in by_split.items()}, content
-    import datasets
-
-    with no_progress_bars():
-        splits = datasets.load_dataset(
-            format_,
-            data_files={split: [str(file.resolve()) for file in some] for split, some in by_split.items()},
-            cache_dir=str(cache_dir / "datasets" / content[:32]),
-        )
-    return dict(splits), content
+    return formats.pop(), dict(by_split), _content_digest(files)
 
 
 def _whole_texts(files: list[Path]) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from lightning_seq.data.base import SequenceDataModule
 from lightning_seq.data.corpora import CORPORA
 from lightning_seq.data.documents import FEWEST_TO_SPLIT_WHOLE, Split, cut_parts, separated, whole_parts
-from lightning_seq.data.files import find_files, read_text
+from lightning_seq.data.files import apart, find_files, read_text
 from lightning_seq.errors import InputError
 
 SUFFIXES = (".txt",)
@@ -81,17 +81,8 @@ class TextDataModule(SequenceDataModule):
 
     def _sources(self) -> dict[Split, list[_Source]]:
         """Returns the sources of each path, none in two of them: a directory may hold the validation file."""
-        sources = {split: _find(path) for split, path in self._own_paths.items()}
-        taken = [source.name for split in sources for source in sources[split]]
-        if twice := sorted({name for name in taken if taken.count(name) > 1}):
-            raise InputError(f"val_path and test_path both have {twice[0]!r}; no text may be in two splits")
-        main = [source for source in _find(self.path) if source.name not in taken]
-        if not main:
-            raise InputError(
-                f"nothing of {self.path!r} is left for training: val_path and test_path take it all; give "
-                "path a text of its own"
-            )
-        return {"train": main, **sources}
+        own = {split: _find(path) for split, path in self._own_paths.items()}
+        return apart({"train": _find(self.path), **own}, self.path, lambda source: source.name)
 
 
 def _find(path: str) -> list[_Source]:

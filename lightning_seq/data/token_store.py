@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from lightning_seq.data.disk import explaining_disk_errors, scratch_folder, write_file
 
-FORMAT = 1
+FORMAT = 2
+CONVERTED_AT_ONCE = 1 << 20  # ids: a document may be as large as the corpus
 
 Encoded = Iterable[tuple[str, npt.NDArray[Any]]]
 
@@ -26,6 +27,7 @@ class Counts:
     documents: int
     characters: int
     bytes: int
+    words: int
 
 
 class TokenStore:
@@ -95,19 +97,22 @@ class _Tally:
     lengths: list[int] = field(default_factory=list)
     characters: int = 0
     size: int = 0
+    words: int = 0
 
     def counting(self, encoded: Encoded, dtype: np.dtype[Any]) -> Iterator[bytes]:
         for text, ids in encoded:
             self.lengths.append(len(ids))
             self.characters += len(text)
             self.size += len(text.encode("utf-8"))
-            yield ids.astype(dtype, copy=False).tobytes()
+            self.words += len(text.split())
+            for start in range(0, len(ids), CONVERTED_AT_ONCE):
+                yield ids[start : start + CONVERTED_AT_ONCE].astype(dtype, copy=False).tobytes()
 
 
 def _write(folder: Path, encoded: Encoded, dtype: np.dtype[Any]) -> None:
     tally = _Tally()
     write_file(folder / "tokens.bin", tally.counting(encoded, dtype))
-    counts = Counts(sum(tally.lengths), len(tally.lengths), tally.characters, tally.size)
+    counts = Counts(sum(tally.lengths), len(tally.lengths), tally.characters, tally.size, tally.words)
     starts = BytesIO()
     np.save(starts, np.cumsum([0, *tally.lengths], dtype=np.int64))
     write_file(folder / "documents.npy", [starts.getvalue()])

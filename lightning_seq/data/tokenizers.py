@@ -1,32 +1,64 @@
-"""Byte, character and ready-made tokenizers: every kind is one `tokenizers.Tokenizer`."""
+"""Byte, character, word, BPE and ready-made tokenizers: every kind is one `tokenizers.Tokenizer`."""
 
 import json
-from collections.abc import Iterable
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from functools import reduce
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from lightning_seq import checkpoints
+from lightning_seq.data.chunks import END_OF_LINE, UNKNOWN_WORD, pieces, words
 from lightning_seq.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Kind = Literal["byte", "character", "custom"]
-TRAINED_KINDS = ("byte", "character")
+Kind = Literal["byte", "character", "word", "bpe", "custom"]
+TRAINED_KINDS = ("byte", "character", "word", "bpe")
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
-MENDING = 'give "byte", "character", or the path of a tokenizer.json or a .ckpt'
+BPE_VOCAB_SIZE = 16_384
+SMALLEST = {"word": 2, "bpe": 256}  # <unk> and <eos>; the bytes
+MENDING = (
+    'give "byte", "character", "word", "bpe", the path of a tokenizer.json or a .ckpt, or the id of a '
+    'repository of the Hub, such as "openai-community/gpt2"'
+)
 
 
-def build_tokenizer(kind: str, texts: Iterable[str]) -> Tokenizer:
-    """Returns a tokenizer of ``kind``, "byte" or "character", for the training ``texts``."""
+def build_tokenizer(kind: str, texts: Iterable[str], max_vocab_size: int | None = None) -> Tokenizer:
+    """Returns a tokenizer made for the training ``texts``.
+
+    Args:
+        kind: "byte", "character", "word" or "bpe".
+        texts: The training texts; the same ones make the same tokenizer.
+        max_vocab_size: How many ids words and BPE may have in all; by default as many as there are words,
+            and 16,384 for BPE.
+    """
+    check_size(kind, max_vocab_size)
     if kind == "byte":
         return _byte_tokenizer()
     if kind == "character":
         return _character_tokenizer(texts)
-    raise InputError(f"unknown tokenizer {kind!r}{did_you_mean(kind, TRAINED_KINDS)}; {MENDING}")
+    parts = (part for text in texts for part in pieces(text))  # cut, so that no step holds a copy of it all
+    return _word_tokenizer(parts, max_vocab_size) if kind == "word" else _bpe(parts, max_vocab_size)
+
+
+def check_size(kind: str, max_vocab_size: int | None) -> None:
+    """Refuses a kind that is none, and a ``max_vocab_size`` that does not fit it."""
+    if kind not in TRAINED_KINDS:
+        raise InputError(f"unknown tokenizer {kind!r}{did_you_mean(kind, TRAINED_KINDS)}; {MENDING}")
+    if max_vocab_size is not None and kind not in SMALLEST:
+        raise InputError(
+            f"max_vocab_size is {max_vocab_size}, and the tokenizer {kind!r} has as many ids as there are "
+            f'{kind}s; leave max_vocab_size out, or choose "word" or "bpe"'
+        )
+    if max_vocab_size is not None and max_vocab_size < SMALLEST[kind]:
+        needed = "a vocabulary that does not fit the 256 bytes" if kind == "bpe" else "no room for a word"
+        raise InputError(
+            f"max_vocab_size is {max_vocab_size}, {needed}; the tokenizer {kind!r} needs at least "
+            f"{SMALLEST[kind]}"
+        )
 
 
 def _byte_tokenizer() -> Tokenizer:
@@ -46,6 +78,50 @@ def _character_tokenizer(texts: Iterable[str]) -> Tokenizer:
     return tokenizer
 
 
+def _word_tokenizer(texts: Iterable[str], max_vocab_size: int | None) -> Tokenizer:
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(words(text))
+    special = [UNKNOWN_WORD, END_OF_LINE]  # first, so that their ids do not depend on the text
+    ranked = sorted(counts.keys() - special, key=lambda word: (-counts[word], word))
+    return _words_of([*special, *ranked][:max_vocab_size])
+
+
+def _words_of(vocabulary: list[str]) -> Tokenizer:
+    ids = {word: i for i, word in enumerate(vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN_WORD))
+    tokenizer.normalizer = normalizers.Replace("\n", f" {END_OF_LINE} ")
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    # WordPiece puts a space before what does not start with its prefix, and no word starts with a space.
+    steps = [
+        decoders.Replace(Regex(rf"\A{END_OF_LINE}\z"), "\n"),
+        decoders.WordPiece(prefix=" ", cleanup=False),
+        decoders.Fuse(),
+        decoders.Replace(Regex(r" ?\n ?"), "\n"),
+    ]
+    tokenizer.decoder = decoders.Sequence(steps)
+    return tokenizer
+
+
+def _bpe(texts: Iterator[str], max_vocab_size: int | None) -> Tokenizer:
+    tokenizer = _untrained_bpe()
+    trainer = trainers.BpeTrainer(
+        vocab_size=max_vocab_size or BPE_VOCAB_SIZE,
+        min_frequency=2,  # what occurs once is memorized, not learnt
+        initial_alphabet=byte_symbols(),
+        show_progress=sys.stderr.isatty(),
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _untrained_bpe() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
 def byte_symbols() -> list[str]:
     """Returns the printable symbol that byte-level vocabularies use for each of the 256 bytes."""
     visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
@@ -53,58 +129,25 @@ def byte_symbols() -> list[str]:
     return [chr(byte) if byte in visible else chr(256 + hidden.index(byte)) for byte in range(256)]
 
 
-def is_path(spec: str) -> bool:
-    """Says whether ``spec`` names a file that holds a tokenizer rather than a kind of tokenizer."""
-    return spec.endswith((".json", ".ckpt"))
-
-
-def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Returns the tokenizer of a tokenizer.json, or the one that a checkpoint carries."""
-    file = Path(path).expanduser()
-    if not file.is_file():
-        siblings = [str(file.parent / each.name) for each in file.parent.glob("*") if is_path(each.name)]
-        raise InputError(f"no tokenizer at {str(path)!r}{did_you_mean(str(file), siblings)}; {MENDING}")
-    content = _from_checkpoint(file) if file.suffix == ".ckpt" else _read(file)
-    return parse_tokenizer(content, str(path))
-
-
-def parse_tokenizer(content: str, source: str) -> Tokenizer:
-    """Returns the tokenizer that the JSON ``content`` describes; ``source`` says in errors whose it is."""
-    try:
-        return Tokenizer.from_str(content)
-    except Exception as error:  # the Rust side raises bare Exception
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{source} does not describe a tokenizer ({reason}); {MENDING}") from error
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the tokenizer {str(file)!r} ({error}); {MENDING}") from error
-
-
-def _from_checkpoint(file: Path) -> str:
-    content = (checkpoints.read(file).get(checkpoints.KEY) or {}).get("tokenizer")
-    if not isinstance(content, str):
-        raise InputError(f"the checkpoint {str(file)!r} carries no tokenizer; {MENDING}")
-    return content
-
-
 def kind_of(tokenizer: Tokenizer) -> Kind:
-    """Returns "byte" or "character" for a tokenizer whose tokens are exactly these, else "custom"."""
-    content: dict[str, Any] = json.loads(tokenizer.to_str())
-    model, steps = content["model"], content.get("pre_tokenizer") or {}
-    extras = (content.get("normalizer"), content.get("post_processor"), content["added_tokens"])
-    if model["type"] != "BPE" or model["merges"] or any(extras):
-        return "custom"
-    plain_bytes = not steps.get("use_regex", True) and not steps.get("add_prefix_space", True)
-    if steps.get("type") == "ByteLevel" and plain_bytes and set(model["vocab"]) == set(byte_symbols()):
+    """Returns the kind of which ``tokenizer`` is, whatever text it was made from, or else "custom"."""
+    settings, vocabulary, merges = _parts(tokenizer)
+    symbols = set(byte_symbols())
+    if settings == _parts(_byte_tokenizer())[0] and not merges and vocabulary == symbols:
         return "byte"
-    whole = (
-        model["unk_token"] == UNKNOWN and not model["fuse_unk"] and all(len(x) == 1 for x in model["vocab"])
-    )
-    return "character" if not steps and whole else "custom"
+    if settings == _parts(_character_tokenizer([]))[0] and not merges and max(map(len, vocabulary)) == 1:
+        return "character"
+    if settings == _parts(_words_of([UNKNOWN_WORD]))[0] and {UNKNOWN_WORD, END_OF_LINE} <= vocabulary:
+        return "word"
+    return "bpe" if settings == _parts(_untrained_bpe())[0] and symbols <= vocabulary else "custom"
+
+
+def _parts(tokenizer: Tokenizer) -> tuple[dict[str, Any], set[str], list[Any]]:
+    """Returns the settings of ``tokenizer``, its vocabulary and its merges."""
+    content: dict[str, Any] = json.loads(tokenizer.to_str())
+    content["model"].pop("vocab", None)
+    merges = content["model"].pop("merges", [])
+    return content, set(tokenizer.get_vocab(with_added_tokens=False)), merges
 
 
 def vocabulary_size(tokenizer: Tokenizer) -> int:

@@ -7,25 +7,27 @@ from tokenizers import Tokenizer
 
 from lightning_seq.data.disk import write_whole
 from lightning_seq.data.documents import Split, digest
+from lightning_seq.data.ready_made import is_ready_made, load_ready_made, load_tokenizer, parse_tokenizer
 from lightning_seq.data.tokenizers import (
-    MENDING,
-    TRAINED_KINDS,
     build_tokenizer,
-    is_path,
+    check_size,
     kind_of,
-    load_tokenizer,
-    parse_tokenizer,
     vocabulary_size,
 )
-from lightning_seq.errors import InputError, did_you_mean
+from lightning_seq.errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 
 
-def check_spec(spec: str) -> None:
-    """Refuses a ``tokenizer`` argument that is neither a kind nor a file's name."""
-    if spec not in TRAINED_KINDS and not is_path(spec):
-        raise InputError(f"unknown tokenizer {spec!r}{did_you_mean(spec, TRAINED_KINDS)}; {MENDING}")
+def check_spec(spec: str, max_vocab_size: int | None = None) -> None:
+    """Refuses a ``tokenizer`` that is no kind, no file's name and no id, and a size that does not fit it."""
+    if not is_ready_made(spec):
+        check_size(spec, max_vocab_size)
+    elif max_vocab_size is not None:
+        raise InputError(
+            f"max_vocab_size is {max_vocab_size}, and the tokenizer {spec!r} has a vocabulary of its own; "
+            'leave max_vocab_size out, or choose "word" or "bpe"'
+        )
 
 
 def cached(
@@ -33,17 +35,19 @@ def cached(
     cache_dir: Path,
     fingerprint: Callable[[Split], str],
     texts: Callable[[Split], Iterable[str]],
+    max_vocab_size: int | None = None,
 ) -> Tokenizer:
     """Returns the tokenizer of ``spec``; one made from the training text is kept in ``cache_dir``."""
-    if is_path(spec):
-        return load_tokenizer(spec)
+    if is_ready_made(spec):
+        return load_ready_made(spec)
     if spec == "byte":
         return build_tokenizer(spec, [])
-    path = cache_dir / "tokenizers" / f"{digest([str(FORMAT), spec, fingerprint('train')])[:32]}.json"
+    key = digest([str(FORMAT), spec, str(max_vocab_size), fingerprint("train")])
+    path = cache_dir / "tokenizers" / f"{key[:32]}.json"
     try:
         return load_tokenizer(path)
     except InputError:  # none yet, or a damaged one
-        tokenizer = build_tokenizer(spec, texts("train"))
+        tokenizer = build_tokenizer(spec, texts("train"), max_vocab_size)
         write_whole(path, tokenizer.to_str().encode("utf-8"))
         return tokenizer
 
@@ -54,8 +58,8 @@ def agreed(content: str, spec: str) -> Tokenizer:
     One of the same kind made from another text is welcome: the model knows the checkpoint's ids.
     """
     theirs = parse_tokenizer(content, "the checkpoint's tokenizer")
-    if is_path(spec):
-        if load_tokenizer(spec).to_str() != theirs.to_str():
+    if is_ready_made(spec):
+        if load_ready_made(spec).to_str() != theirs.to_str():
             raise InputError(
                 f"the checkpoint was trained with another tokenizer ({_in_words(theirs)}) than {spec!r}; "
                 "give the checkpoint itself as the data's tokenizer, or train anew without the checkpoint"

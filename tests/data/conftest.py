@@ -1,7 +1,6 @@
 from collections.abc import Callable, Iterable
 
 import pytest
-from lightning.pytorch import Trainer
 
 from lightning_seq.data import SequenceDataModule
 
@@ -24,24 +23,5 @@ def list_data(tmp_path) -> Callable[..., ListDataModule]:
     def make(train, validation="abc abc", test="cba cba", **options):
         texts = {"train": [train], "validation": [validation], "test": [test]}
         return ListDataModule(texts, **{"cache_dir": str(tmp_path / "cache"), **options})
-
-    return make
-
-
-@pytest.fixture
-def quiet_trainer(tmp_path) -> Callable[..., Trainer]:
-    """Makes a Trainer that writes nothing by itself."""
-
-    def make(**options):
-        defaults = {
-            "accelerator": "cpu",
-            "devices": 1,
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "default_root_dir": tmp_path,
-        }
-        return Trainer(**{**defaults, **options})
 
     return make

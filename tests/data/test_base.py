@@ -1,3 +1,4 @@
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -218,4 +219,6 @@ def test_is_a_datamodule_whose_state_is_plain(list_data):
     assert isinstance(data, LightningDataModule)
     assert data.state_dict() == {}
     next(iter(data.train_dataloader()))
-    assert data.state_dict() == {"epoch": 0, "position": 1}
+    state = data.state_dict()
+    assert json.loads(json.dumps(state)) == state
+    assert (state["epoch"], state["position"]) == (0, 1)

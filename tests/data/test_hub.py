@@ -59,6 +59,17 @@ def test_a_name_that_is_never_looked_up_does_not_hold_us_up(monkeypatch):
     release.set()
 
 
+def test_no_network_is_said_within_five_seconds_when_streaming(silent_server, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_ENDPOINT", silent_server)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    start = time.monotonic()
+    message = rf"{silent_server} does not answer, and 'a/b' .*HF_HUB_OFFLINE.*{tmp_path / 'hf'}"
+    data = HuggingFaceTextDataModule("a/b", streaming=True, batching="blocks", cache_dir=str(tmp_path))
+    with pytest.raises(InputError, match=message):
+        _ = data.vocab_size
+    assert time.monotonic() - start < 5
+
+
 @pytest.mark.parametrize("network", ["closed_port", "silent_server"])
 def test_no_network_is_said_within_five_seconds(network, request, monkeypatch, tmp_path):
     endpoint = request.getfixturevalue(network)

@@ -1,5 +1,7 @@
+import gc
 import json
 import os
+from itertools import chain
 
 import datasets
 import pytest
@@ -17,7 +19,8 @@ def no_hub(monkeypatch):
     def refuse(*args):
         pytest.fail("asked the Hub")
 
-    monkeypatch.setattr("lightning_seq.data.hugging_face.load_from_hub", refuse)
+    monkeypatch.setattr("lightning_seq.data.dataset_splits.load_from_hub", refuse)
+    monkeypatch.setattr("lightning_seq.data.streamed_source.stream_from_hub", refuse)
 
 
 @pytest.fixture
@@ -110,8 +113,61 @@ def test_a_wrong_column_is_named(make, tmp_path):
 
 
 def test_a_column_of_nothing_is_named(make, tmp_path):
-    with pytest.raises(InputError, match=r"column 'text' of .* holds no text, only empty rows"):
+    with pytest.raises(InputError, match=r"text_column='text' of .* holds no text, only empty rows"):
         _ = make(write(tmp_path / "rows.jsonl", ["", " "] * 40)).vocab_size
+
+
+def test_a_template_joins_columns(make, tmp_path):
+    rows = {
+        "title": ["one", None, "three", ""] * 10,
+        "text": ["first", "second", None, ""] * 10,
+        "number": list(range(40)),
+    }
+    file = tmp_path / "rows.parquet"
+    datasets.Dataset.from_dict(rows).to_parquet(file)
+    every = ["{one}\nfirst", "{}\nsecond", "{three}\n"] * 10
+    template = "{{{title}}}\n{text}"
+    for options in ({}, {"max_tokens": 10_000}, {"streaming": True, "batching": "blocks"}):
+        data = make(file, template=template, text_column="nowhere", **options)
+        assert sorted(text for split in SPLITS for text in data.documents(split)) == sorted(every)
+    prints = [make(file, **option).fingerprint("train") for option in ({}, {"template": "{text}"})]
+    prints.append(make(file, template="{title}").fingerprint("train"))
+    assert len(set(prints)) == 3
+
+
+def test_a_wrong_template_is_explained(make, tmp_path):
+    file = write(tmp_path / "rows.parquet", ROWS)
+    unknown = r"no column 'txet' \(did you mean 'text'\?\); template can name any of \['text', 'number'\]"
+    for streaming in ({}, {"streaming": True, "batching": "blocks"}):
+        with pytest.raises(InputError, match=unknown):
+            _ = make(file, template="{txet}", **streaming).vocab_size
+        with pytest.raises(InputError, match=r"column 'number' of .* holds int64, not text; template can"):
+            _ = make(file, template="{text}{number}", **streaming).vocab_size
+        with pytest.raises(InputError, match=r"no column 'text\.__class__'; template can name"):
+            _ = make(file, template="{text.__class__}", **streaming).vocab_size
+    for template in ("{text!r}", "{text:>10}"):
+        with pytest.raises(InputError, match="has a format or a conversion in its braces; give columns"):
+            make(file, template=template)
+    for template in ("text", "", "{}", "{{text}}"):
+        with pytest.raises(InputError, match="does not name its columns; give columns in braces"):
+            make(file, template=template)
+    with pytest.raises(InputError, match=r"cannot be read \(expected '}' before end of string\); give"):
+        make(file, template="{text")
+
+
+# `datasets` leaves a table open that it is not to read on from
+@pytest.mark.filterwarnings("ignore:.*rows.csv:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("suffix", [".csv", ".json", ".jsonl", ".parquet"])
+def test_local_rows_can_be_streamed(make, tmp_path, suffix):
+    rows = [*ROWS, "", "last"]
+    data = make(write(tmp_path / f"rows{suffix}", rows), max_tokens=10**6)
+    texts = {split: list(data.documents(split)) for split in SPLITS}
+    assert sorted(chain(*texts.values())) == sorted(filter(None, rows))
+    assert len(texts["train"]) > 90
+    assert data.describe().endswith("held out of train, 1,000,000 tokens at most")
+    with pytest.raises(InputError, match="no column 'txet'"):
+        make(tmp_path / f"rows{suffix}", max_tokens=10, text_column="txet").prepare_data()
+    gc.collect()
 
 
 def test_wrong_splits_are_named(make, tmp_path):

@@ -1,3 +1,4 @@
+from lightning_seq.data.id_names import names_tokenizer
 from lightning_seq.data.summary import summary
 from lightning_seq.data.token_store import Counts
 from lightning_seq.data.tokenizers import build_tokenizer
@@ -5,7 +6,7 @@ from lightning_seq.data.tokenizers import build_tokenizer
 
 def counts(scale, tokens_per_character=1):
     sizes = {"train": 90 * scale, "validation": 5 * scale, "test": 5 * scale}
-    return {split: Counts(size * tokens_per_character, 1, size, size) for split, size in sizes.items()}
+    return {split: Counts(size * tokens_per_character, 1, size, size, 0) for split, size in sizes.items()}
 
 
 def test_says_text_sizes_and_vocabulary():
@@ -26,7 +27,21 @@ def test_says_tokens_where_they_are_not_characters():
     )
 
 
+def test_says_tokens_and_sequences_where_there_is_no_text():
+    sizes = {"train": (9000, 20), "validation": (1, 1), "test": (0, 0)}
+    ids = {split: Counts(*size, 0, 0, 0) for split, size in sizes.items()}
+    said = summary("notes.npy", ["1"], ids, names_tokenizer(["a", "b"]))
+    assert said.splitlines()[1:] == [
+        "      train 9,000 tokens in 20 sequences, validation 1 token in 1 sequence, test",
+        "      0 tokens in 0 sequences",
+        "      vocabulary 2",
+    ]
+
+
 def test_fits_a_terminal():
-    said = summary("/long" * 30 + "/name.txt", ["1"], counts(10**10, 3), build_tokenizer("byte", []))
-    assert max(map(len, said.splitlines())) <= 80
-    assert "/name.txt, sha256" in said
+    large = Counts(10**12, 10**9, 0, 0, 0)
+    ids = {"train": large, "validation": large, "test": large}
+    for sizes in (counts(10**10, 3), ids):
+        said = summary("/long" * 30 + "/name.txt", ["1"], sizes, build_tokenizer("byte", []))
+        assert max(map(len, said.splitlines())) <= 80
+        assert "/name.txt, sha256" in said

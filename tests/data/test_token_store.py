@@ -28,7 +28,7 @@ def test_holds_tokens_boundaries_and_counts(tmp_path):
     store = TokenStore.open_or_build(tmp_path / "store", encoded, 256)
     assert bytes(store.tokens.astype(np.uint8)).decode("utf-8") == "".join(TEXTS)
     assert store.documents.tolist() == [0, 4, 12, 16]
-    assert store.counts == Counts(tokens=16, documents=3, characters=12, bytes=16)
+    assert store.counts == Counts(tokens=16, documents=3, characters=12, bytes=16, words=4)
     assert len(store) == 16
 
 

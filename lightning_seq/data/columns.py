@@ -1,0 +1,62 @@
+"""What of a row is its text: one column, or several that a template joins."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from string import Formatter
+from typing import Any
+
+from lightning_seq.errors import InputError, did_you_mean
+
+
+class RowText:
+    """Reads the text of rows.
+
+    Args:
+        column: The column that holds the text.
+        template: Text with columns in braces, in place of ``column``: "{title}: {text}". What is in braces is
+            a name and nothing else, and a brace itself is written twice.
+    """
+
+    def __init__(self, column: str, template: str | None = None) -> None:
+        self._argument = "text_column" if template is None else "template"
+        self.given = column if template is None else template
+        self._parts = [("", column)] if template is None else _parse(template)
+        self.columns = list(dict.fromkeys(name for _, name in self._parts if name is not None))
+
+    def texts(self, rows: Mapping[str, Sequence[str | None]]) -> Iterator[str]:
+        """Yields the text of each row, an empty one where all of its columns are empty."""
+        for values in zip(*(rows[name] for name in self.columns), strict=True):
+            row = dict(zip(self.columns, values, strict=True))
+            if any(values):
+                yield "".join(before + (row[name] or "" if name else "") for before, name in self._parts)
+            else:
+                yield ""
+
+    def check(self, features: Mapping[str, Any], path: str) -> None:
+        """Refuses columns that are not there, or hold no text."""
+        some = "can be one of" if self._argument == "text_column" else "can name any of"
+        choices = f"{self._argument} {some} {list(features)}"
+        for column in self.columns:
+            if column not in features:
+                hint = did_you_mean(column, features)
+                raise InputError(f"{path!r} has no column {column!r}{hint}; {choices}")
+            kind = getattr(features[column], "dtype", "structures")
+            if "string" not in kind:
+                raise InputError(f"column {column!r} of {path!r} holds {kind}, not text; {choices}")
+
+    def __repr__(self) -> str:
+        return f"{self._argument}={self.given!r}"
+
+
+def _parse(template: str) -> list[tuple[str, str | None]]:
+    """Returns pieces of text, each with the column that comes behind it."""
+    mending = 'give columns in braces, such as "{title}: {text}", and write a brace itself twice'
+    try:
+        parsed = list(Formatter().parse(template))
+    except ValueError as error:
+        reason = str(error)[:1].lower() + str(error)[1:]
+        raise InputError(f"template {template!r} cannot be read ({reason}); {mending}") from error
+    if any(format_ or conversion for *_, format_, conversion in parsed):
+        raise InputError(f"template {template!r} has a format or a conversion in its braces; {mending}")
+    if not any(name for _, name, *_ in parsed) or any(name == "" for _, name, *_ in parsed):
+        raise InputError(f"template {template!r} does not name its columns; {mending}")
+    return [(before, name) for before, name, *_ in parsed]
