@@ -11,7 +11,7 @@ from lightning_seq.networks.base import IGNORE_INDEX
 
 
 class TextLoss(Metric):
-    """Loss in nats per token, perplexity, and bits per character of all that was seen.
+    """Loss in nats per token, perplexity, bits per character and accuracy of all that was seen.
 
     Sums and counts are kept, over batches and ranks, and divided at the end: a mean of means, or of
     perplexities, would weight short batches too much.
@@ -20,6 +20,7 @@ class TextLoss(Metric):
         characters_per_token: How many characters each id stands for, ``(vocab,)``; None where that is
             unknown, and then there are no bits per character.
         dtype: Of the sum; fp64, except on devices that have none.
+        accuracy: Whether to count the targets that were found likeliest, too.
         **kwargs: For torchmetrics' ``Metric``.
     """
 
@@ -29,31 +30,43 @@ class TextLoss(Metric):
     nll: Tensor
     tokens: Tensor
     characters: Tensor
+    correct: Tensor
 
     def __init__(
         self,
         characters_per_token: Tensor | None = None,
         dtype: torch.dtype = torch.float64,
+        accuracy: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.add_state("nll", torch.zeros((), dtype=dtype), dist_reduce_fx="sum")
         self.add_state("tokens", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("characters", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("correct", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.accuracy = accuracy
         self.register_buffer("characters_per_token", characters_per_token, persistent=False)
         self.characters_per_token: Tensor | None
 
-    def update(self, nll: Tensor, targets: Tensor) -> None:
-        """Adds the negative log likelihoods of ``targets``, both ``(batch, time)``."""
+    def update(self, nll: Tensor, targets: Tensor, predictions: Tensor | None = None) -> None:
+        """Adds the negative log likelihoods of ``targets`` and, for accuracy, the likeliest tokens.
+
+        Args:
+            nll: ``(batch, time)``.
+            targets: ``(batch, time)``.
+            predictions: ``(batch, time)``.
+        """
         scored = targets != IGNORE_INDEX
         self.nll += nll.detach().to(self.nll.dtype).sum()
         self.tokens += scored.sum()
         if self.characters_per_token is not None:
             counts = self.characters_per_token[targets.where(scored, 0)]  # (batch, time)
             self.characters += counts.where(scored, 0).sum()
+        if predictions is not None:
+            self.correct += (predictions == targets).sum()  # no prediction is the ignored index
 
     def compute(self) -> dict[str, Tensor]:
-        """Returns ``loss`` and ``perplexity``, and ``bits_per_character`` where characters are known.
+        """Returns ``loss``, ``perplexity`` and, where known, ``bits_per_character`` and ``accuracy``.
 
         NaN where nothing was scored.
         """
@@ -61,4 +74,6 @@ class TextLoss(Metric):
         result = {"loss": loss, "perplexity": loss.exp()}
         if self.characters_per_token is not None:
             result["bits_per_character"] = self.nll / math.log(2) / self.characters
+        if self.accuracy:
+            result["accuracy"] = self.correct / self.tokens
         return {name: value.float() for name, value in result.items()}

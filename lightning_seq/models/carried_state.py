@@ -19,6 +19,8 @@ class CarriedState:
 
     def __init__(self) -> None:
         self._states: dict[str, State] = {}
+        self._before: State = None  # the training's before its last batch, in case that one is not finished
+        self._batch = (0, 0)  # epoch and number of that batch
         self._restored = False  # whether the training's comes from a checkpoint
 
     def clear(self) -> None:
@@ -44,9 +46,15 @@ class CarriedState:
         """Keeps the state that ``batch`` left, cut from the graph."""
         self._states[stage] = detach(state) if "continues" in batch else None
 
+    def begin_batch(self, module: LightningModule) -> None:
+        """Remembers the training's state, in case an exception comes before this batch is trained on."""
+        self._before, self._batch = self._states.get("train"), _ready_and_processed(module)[0]
+
     def for_checkpoint(self, module: LightningModule) -> State:
         """Returns the training's state on the CPU, the lanes of all ranks; with several, all must ask."""
-        state = self._states.get("train")
+        ready, processed = _ready_and_processed(module)
+        undone = self._batch == ready != processed  # the batch will be given again
+        state = self._before if undone else self._states.get("train")
         if state is not None and module.trainer.world_size > 1:
             gathered: Any = module.all_gather(state)
             state = tree_map(lambda x: x.flatten(0, 1), gathered)  # (ranks * batch, ...)
@@ -58,3 +66,9 @@ class CarriedState:
         lanes = tree_map(lambda x: x[len(x) * rank // ranks : len(x) * (rank + 1) // ranks], state)
         self._states["train"] = move(lanes, module.device)
         self._restored = True
+
+
+def _ready_and_processed(module: LightningModule) -> tuple[tuple[int, int], tuple[int, int]]:
+    loop: Any = module.trainer.fit_loop
+    epoch, batches = loop.epoch_progress.current.ready, loop.epoch_loop.batch_progress.current
+    return (epoch, batches.ready), (epoch, batches.processed)

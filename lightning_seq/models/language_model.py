@@ -1,6 +1,7 @@
 """The LightningModule that trains any network to predict the next token."""
 
 import sys
+import zlib
 from typing import Any
 
 import torch
@@ -8,11 +9,13 @@ from lightning.pytorch import LightningModule
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from lightning_seq import checkpoints, generation
+from lightning_seq import checkpoints, generation, prompts
 from lightning_seq.errors import InputError
 from lightning_seq.metrics import TextLoss
 from lightning_seq.models.carried_state import CarriedState
+from lightning_seq.models.randomness import StepRandomness
 from lightning_seq.models.training_log import TrainingLog
+from lightning_seq.models.unfinished_window import gradients_for_checkpoint, restore_gradients
 from lightning_seq.networks.base import IGNORE_INDEX
 from lightning_seq.networks.heads import negative_log_likelihood
 from lightning_seq.optimization import Schedule, adamw, learning_rate_schedule, set_hyperparameters
@@ -59,6 +62,8 @@ class LanguageModel(LightningModule):
         self.warmup_steps, self.final_learning_rate_share = warmup_steps, final_learning_rate_share
         self.tokenizer: Tokenizer | None = None
         self._carried = CarriedState()
+        self._randomness = StepRandomness()
+        self._open_window: dict[str, Tensor] | None = None
         self._training_log = TrainingLog()
         self._evaluation: TextLoss | None = None
 
@@ -71,6 +76,8 @@ class LanguageModel(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the mean negative log likelihood of the batch's targets, in nats."""
+        self._randomness.before(self.trainer)
+        self._carried.begin_batch(self)
         nll, tokens = self._negative_log_likelihood("train", batch), _count_targets(batch)
         self._training_log.add(nll, tokens)
         return nll.sum() / tokens.clamp(min=1)
@@ -88,10 +95,14 @@ class LanguageModel(LightningModule):
         nll = self._negative_log_likelihood("evaluation", batch)
         return nll.masked_fill(batch["targets"] == IGNORE_INDEX, torch.nan)
 
-    def _negative_log_likelihood(self, stage: str, batch: Batch) -> Tensor:
+    def _run(self, stage: str, batch: Batch, targets: Tensor | None) -> Tensor:
         state = self._carried.before(stage, batch, self.network)
-        output, state = self.network(batch["inputs"], state, batch["targets"])
+        output, state = self.network(batch["inputs"], state, targets)
         self._carried.after(stage, batch, state)
+        return output  # type: ignore[no-any-return]
+
+    def _negative_log_likelihood(self, stage: str, batch: Batch) -> Tensor:
+        output = self._run(stage, batch, batch["targets"])
         return output if output.dim() == 2 else negative_log_likelihood(output, batch["targets"])
 
     def _evaluate(self, batch: Batch) -> None:
@@ -100,7 +111,12 @@ class LanguageModel(LightningModule):
                 f"{type(self).__name__} overrides on_validation_epoch_start or on_test_epoch_start and "
                 "does not call super(): call it, it starts the sums"
             )
-        self._evaluation.update(self._negative_log_likelihood("evaluation", batch), batch["targets"])
+        targets = batch["targets"]
+        if self._evaluation.accuracy:
+            logits = self._run("evaluation", batch, None)
+            self._evaluation.update(negative_log_likelihood(logits, targets), targets, logits.argmax(-1))
+        else:
+            self._evaluation.update(self._negative_log_likelihood("evaluation", batch), targets)
 
     # -- what is logged -------------------------------------------------------------------------------
 
@@ -109,6 +125,9 @@ class LanguageModel(LightningModule):
         if type(self).configure_optimizers is LanguageModel.configure_optimizers:
             optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
             set_hyperparameters(optimizer, schedule, self.learning_rate, self.weight_decay, self.betas)
+        if self._open_window is not None:
+            restore_gradients(self._open_window, self)
+            self._open_window = None
         self._training_log.step = self.global_step
         self._training_log.restart()
 
@@ -118,28 +137,39 @@ class LanguageModel(LightningModule):
         if every and self.global_step != log.step and self.global_step % every == 0:
             figures = log.read(self.global_step, self.trainer.world_size)
             self.log_dict(figures, prog_bar=True, sync_dist=True, batch_size=1)
+            self._log_consumed()
+
+    def _log_consumed(self) -> None:
+        """Logs the hash of what was trained on: a resumed run proves by it that it goes on exactly."""
+        consumed = getattr(self._datamodule(), "consumed_hash", None)
+        if consumed is not None:
+            ranks: Any = self.all_gather(torch.tensor(consumed))
+            together = zlib.crc32(ranks.cpu().numpy().tobytes())
+            self.log("consumed_hash", float(together >> 8), batch_size=1)  # 24 bits: exact in fp32
 
     def on_validation_epoch_start(self) -> None:
         """Starts the sums anew."""
         self._check_data()
         characters = getattr(self._datamodule(), "characters_per_token", None)
         dtype = torch.float32 if self.device.type == "mps" else torch.float64  # mps has no fp64
-        self._evaluation = TextLoss(characters, dtype).to(self.device)
+        accuracy = bool(getattr(self._datamodule(), "scores_accuracy", False))
+        self._evaluation = TextLoss(characters, dtype, accuracy).to(self.device)
 
     on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_epoch_end(self) -> None:
-        """Logs val_loss, val_perplexity and, where characters are known, val_bits_per_character."""
+        """Logs val_loss, val_perplexity and, as the data has them, val_bits_per_character, val_accuracy."""
         self._log_evaluation("val")
 
     def on_test_epoch_end(self) -> None:
-        """Logs test_loss, test_perplexity and, where characters are known, test_bits_per_character."""
+        """Logs test_loss and so on, as in validation."""
         self._log_evaluation("test")
 
     def _log_evaluation(self, prefix: str) -> None:
         assert self._evaluation is not None
         for name, value in self._evaluation.compute().items():
-            self.log(f"{prefix}_{name}", value, prog_bar=name == "loss", sync_dist=True, batch_size=1)
+            shown = name in ("loss", "accuracy")
+            self.log(f"{prefix}_{name}", value, prog_bar=shown, sync_dist=True, batch_size=1)
         self._evaluation = None
 
     def on_validation_end(self) -> None:
@@ -200,7 +230,10 @@ class LanguageModel(LightningModule):
         """Adds this model's class and tokenizer, and the state it carries, of all ranks' lanes."""
         tokenizer = None if self.tokenizer is None else self.tokenizer.to_str()
         checkpoint[checkpoints.KEY] = checkpoints.describe(self, tokenizer)
-        checkpoint[checkpoints.KEY]["state"] = self._carried.for_checkpoint(self)
+        if self.trainer.state.fn == "fit":
+            checkpoint[checkpoints.KEY]["state"] = self._carried.for_checkpoint(self)
+            checkpoint[checkpoints.KEY]["gradients"] = gradients_for_checkpoint(self)
+            checkpoint[checkpoints.KEY]["seed"] = self._randomness.base
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes the tokenizer that the weights were trained with: it wins over the data's own."""
@@ -210,8 +243,11 @@ class LanguageModel(LightningModule):
             self.tokenizer = Tokenizer.from_str(tokenizer)
             if self._trainer is not None:
                 self._agree_on_tokenizer()
-        if self._trainer is not None and self.trainer.state.fn == "fit" and entry.get("state") is not None:
-            self._carried.from_checkpoint(entry["state"], self)
+        if self._trainer is not None and self.trainer.state.fn == "fit":
+            self._randomness.base = entry.get("seed")
+            self._open_window = entry.get("gradients")
+            if entry.get("state") is not None:
+                self._carried.from_checkpoint(entry["state"], self)
 
     # -- use ------------------------------------------------------------------------------------------
 
@@ -227,7 +263,7 @@ class LanguageModel(LightningModule):
         """Returns ``prompt`` and its continuation.
 
         Args:
-            prompt: Text to go on from.
+            prompt: Text to go on from; of a model without tokenizer ids, such as "60 62 64".
             max_new_tokens: How many tokens to add.
             temperature: Divides the logits: below 1 safer, above 1 wilder, 0 always the likeliest token.
             top_k: Only the ``top_k`` likeliest tokens take part.
@@ -235,14 +271,9 @@ class LanguageModel(LightningModule):
             seed: Makes the text repeatable; the global random state is never touched.
 
         Raises:
-            InputError: The model has no tokenizer, or the prompt no token.
+            InputError: The prompt has no token, or a word that is none.
         """
-        if self.tokenizer is None:
-            raise InputError(
-                f"this {type(self).__name__} has no tokenizer: train it with a DataModule that has one, or "
-                "load it with lightning_seq.load(CHECKPOINT)"
-            )
-        ids = self.tokenizer.encode(prompt, add_special_tokens=False).ids
+        ids = prompts.read(prompt, self.tokenizer, self.hparams.get("vocab_size"))
         tokens = torch.tensor([ids], dtype=torch.long, device=self.device)
         tokens = generation.generate(
             self.network,
@@ -253,8 +284,7 @@ class LanguageModel(LightningModule):
             top_p=top_p,
             seed=seed,
         )
-        text: str = self.tokenizer.decode(tokens[0].tolist(), skip_special_tokens=False)
-        return text
+        return prompts.written(tokens[0].tolist(), self.tokenizer)
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:

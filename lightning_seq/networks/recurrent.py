@@ -1,5 +1,6 @@
 """Recurrent networks: Elman RNN, GRU and LSTM, one stack over PyTorch's fused kernels."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -52,7 +53,8 @@ class RecurrentNetwork(Network):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """See :class:`~lightning_seq.networks.base.Network`."""
         x = self.dropout(self.embedding(tokens))  # (batch, time, embedding)
-        output, new_state = self.rnn(x, self._to_torch(state))  # (batch, time, hidden)
+        with _full_precision_where_half_is_missing(x):
+            output, new_state = self.rnn(x, self._to_torch(state))  # (batch, time, hidden)
         hidden = self.projection(self.dropout(output))
         return self.head(hidden, targets), self._from_torch(new_state)
 
@@ -174,6 +176,13 @@ class LSTM(RecurrentNetwork):
         for name, bias in self.rnn.named_parameters():
             if name.startswith("bias_"):  # torch adds two biases: one carries the value
                 bias[forget] = value if name.startswith("bias_ih") else 0.0
+
+
+def _full_precision_where_half_is_missing(x: Tensor) -> AbstractContextManager[object]:
+    """Turns autocast off on CPUs whose oneDNN has no bfloat16: there it fails, torch 2.13's fused LSTM."""
+    if x.device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return nullcontext()
+    return torch.autocast("cpu", enabled=False)
 
 
 def _between_layers(dropout: float, num_layers: int) -> float:

@@ -294,9 +294,14 @@ def test_broken_checkpoints_are_refused_by_name(tmp_path):
         lightning_seq.load(cut)
 
 
-def test_a_model_without_a_tokenizer_says_how_to_get_one():
-    with pytest.raises(InputError, match="this LSTMLanguageModel has no tokenizer"):
-        build(LSTMLanguageModel).generate("a")
+def test_a_model_without_a_tokenizer_goes_on_from_ids():
+    model = build(LSTMLanguageModel)
+    text = model.generate("3 1 12", max_new_tokens=4, seed=0)
+    assert text.startswith("3 1 12 ")
+    assert len(text.split()) == 7
+    for prompt in ("a", "3 13"):
+        with pytest.raises(InputError, match="has no tokenizer: give ids from 0 to 12"):
+            model.generate(prompt)
 
 
 class Data(pl.LightningDataModule):

@@ -1,0 +1,30 @@
+"""Gradients of an accumulation window that a checkpoint cuts in two."""
+
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+
+def gradients_for_checkpoint(module: LightningModule) -> dict[str, Tensor] | None:
+    """Returns the gradients gathered so far, ``(ranks, ...)`` each; with several ranks, all must ask.
+
+    None where no window is open: as a rule, since checkpoints are written when a step is done.
+    """
+    loop: Any = module.trainer.fit_loop.epoch_loop
+    done = loop.batch_progress.current.processed
+    if done % module.trainer.accumulate_grad_batches == 0 or loop._num_ready_batches_reached():
+        return None
+    gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+    if module.trainer.world_size == 1:
+        return {name: gradient.detach().cpu()[None] for name, gradient in gradients.items()}
+    return {name: cast(Tensor, module.all_gather(each)).cpu() for name, each in gradients.items()}
+
+
+def restore_gradients(gradients: dict[str, Tensor], module: LightningModule) -> None:
+    """Puts this rank's gradients back, from which accumulation goes on."""
+    for name, parameter in module.named_parameters():
+        ranks = gradients.get(name)
+        if ranks is not None and len(ranks) == module.trainer.world_size:
+            parameter.grad = torch.empty_like(parameter).copy_(ranks[module.trainer.global_rank])

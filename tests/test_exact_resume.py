@@ -1,0 +1,148 @@
+"""A training that was stopped, whenever and however, ends with the weights of one that was not, to the bit."""
+
+import os
+import signal
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from lightning_seq.callbacks import LastCheckpoint
+from lightning_seq.data import SequenceDataModule
+from lightning_seq.models import LSTMLanguageModel, TransformerLanguageModel
+
+DOCUMENTS = ["".join(chr(97 + i * (i + k) % 23) for i in range(20 + 37 * k % 50)) for k in range(16)]
+LAYOUTS = {
+    "contiguous": {"batching": "contiguous"},
+    "separate lanes": {"batching": "contiguous", "separate_documents": True},
+    "blocks": {"batching": "blocks"},
+    "separate blocks": {"batching": "blocks", "separate_documents": True},
+    "documents": {"batching": "documents"},
+    "token budget": {"batching": "documents", "tokens_per_batch": 40},
+}
+
+
+class Data(SequenceDataModule):
+    """Documents of 20 to 70 characters; only the training text is used."""
+
+    def documents(self, split):
+        return DOCUMENTS if split == "train" else ["abc abc"]
+
+
+class FailAt(Callback):
+    """Raises in the step that follows so many batches, or sends a signal after it."""
+
+    def __init__(self, batch, hook, signal_number=None):
+        self.batch, self.hook, self.signal_number = batch, hook, signal_number
+
+    def _at(self, trainer, hook):
+        if hook == self.hook and trainer.fit_loop.epoch_loop.total_batch_idx == self.batch:
+            if self.signal_number is None:
+                raise MemoryError("as the test wants it")
+            os.kill(os.getpid(), self.signal_number)
+
+    def on_train_batch_start(self, trainer, *args):
+        self._at(trainer, "batch start")
+
+    def on_before_backward(self, trainer, *args):
+        self._at(trainer, "before backward")
+
+
+@pytest.fixture
+def fit(tmp_path, quiet_trainer):
+    def fit(layout, ckpt_path=None, callbacks=(), model="lstm", **options):
+        torch.manual_seed(1 if ckpt_path else 0)  # a resumed process was seeded otherwise
+        data = Data(batch_size=3, context_length=8, cache_dir=str(tmp_path / "cache"), **LAYOUTS[layout])
+        if model == "lstm":
+            module = LSTMLanguageModel(
+                data.vocab_size, embedding_dim=6, hidden_size=7, num_layers=2, dropout=0.3, learning_rate=0.01
+            )
+        else:
+            module = TransformerLanguageModel(
+                data.vocab_size, embedding_dim=8, num_layers=1, num_heads=2, context_length=8, dropout=0.3
+            )
+        trainer = quiet_trainer(
+            **{
+                "max_epochs": 2,
+                "gradient_clip_val": 0.5,
+                "callbacks": list(callbacks),
+                "enable_checkpointing": any(isinstance(each, Checkpoint) for each in callbacks),
+                "log_every_n_steps": 1,
+                "limit_val_batches": 0,
+                **options,
+            }
+        )
+        try:
+            trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+        except (MemoryError, SIGTERMException):
+            assert any(isinstance(each, FailAt) for each in callbacks)
+        return {"hash": torch.tensor(data.consumed_hash), **module.state_dict()}
+
+    return fit
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+SAVED = {
+    "mid-epoch": ({"every_n_train_steps": 5}, {}),
+    "mid second epoch": ({"every_n_train_steps": 24}, {}),
+    "epoch end": ({"every_n_epochs": 1, "save_on_train_epoch_end": True}, {}),
+    "after validation": ({"every_n_epochs": 1, "save_on_train_epoch_end": False}, {"limit_val_batches": 1}),
+    "accumulation": ({"every_n_train_steps": 3}, {"accumulate_grad_batches": 3}),
+    "limited": ({"every_n_train_steps": 7}, {"limit_train_batches": 6}),
+    "last batch of an epoch": ({"every_n_train_steps": 6}, {"limit_train_batches": 6}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+@pytest.mark.parametrize("stop", SAVED)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_from_any_checkpoint(fit, tmp_path, layout, stop):
+    saving, options = SAVED[stop]
+
+    def saver():
+        return ModelCheckpoint(tmp_path / "saved", filename="{step}", save_top_k=-1, **saving)
+
+    whole = fit(layout, callbacks=[saver()], **options)
+    earliest = min((tmp_path / "saved").iterdir(), key=lambda path: int(path.stem.split("=")[1]))
+    assert same(fit(layout, earliest, callbacks=[saver()], **options), whole)
+
+
+@pytest.mark.parametrize("hook", ["batch start", "before backward"])
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_after_an_exception(fit, tmp_path, layout, accumulate, hook):
+    """Batch 7 is the second of its window of three: what the first left in the gradients is not lost."""
+    options = {"accumulate_grad_batches": accumulate}
+    whole = fit(layout, **options)
+    fit(layout, callbacks=[FailAt(7, hook), LastCheckpoint(str(tmp_path))], **options)
+    assert same(fit(layout, tmp_path / "last.ckpt", **options), whole)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("layout", ["contiguous", "documents"])
+def test_after_sigterm(fit, tmp_path, layout, accumulate):
+    options = {"accumulate_grad_batches": accumulate}
+    whole = fit(layout, **options)
+    sender = FailAt(7, "batch start", signal.SIGTERM)
+    stopped = fit(layout, callbacks=[sender, LastCheckpoint(str(tmp_path))], **options)
+    assert not same(stopped, whole)
+    assert same(fit(layout, tmp_path / "last.ckpt", **options), whole)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "blocks", "documents"])
+def test_a_transformer_too(fit, tmp_path, layout):
+    whole = fit(layout, model="transformer")
+    fit(layout, callbacks=[FailAt(7, "batch start"), LastCheckpoint(str(tmp_path))], model="transformer")
+    assert same(fit(layout, tmp_path / "last.ckpt", model="transformer"), whole)
+
+
+@pytest.mark.parametrize("steps", [6, 7])
+def test_after_max_steps(fit, tmp_path, steps):
+    whole = fit("contiguous", limit_train_batches=6)
+    fit("contiguous", callbacks=[LastCheckpoint(str(tmp_path))], max_steps=steps, limit_train_batches=6)
+    assert same(fit("contiguous", tmp_path / "last.ckpt", limit_train_batches=6), whole)
