@@ -1,6 +1,5 @@
 """AttentionLogger: where the heads of a model look, seen at every validation."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_seq.callbacks.attention_figure import draw_heads
-from lightning_seq.callbacks.probe import undisturbed
+from lightning_seq.callbacks.probe import inputs_of, undisturbed
 from lightning_seq.errors import InputError
 from lightning_seq.figures import log_figure
 from lightning_seq.networks.attention_capture import AttentionCall, capture_attention, head_entropy
@@ -52,7 +51,7 @@ class AttentionLogger(Callback):
         """Keeps the first example that comes by."""
         if self._tokens is not None or self._silent:
             return
-        inputs = _inputs(batch)
+        inputs = inputs_of(batch)
         if inputs is None:
             self._stop(
                 "expected validation batches that are a tensor, a tuple that begins with one, or a dict with "
@@ -102,14 +101,6 @@ class AttentionLogger(Callback):
     def _stop(self, why: str) -> None:
         self._silent = True
         rank_zero_warn(f"AttentionLogger sees nothing and logs nothing: {why}")
-
-
-def _inputs(batch: Any) -> Tensor | None:
-    if isinstance(batch, Mapping):
-        batch = next((batch[key] for key in ("inputs", "input_ids") if key in batch), None)
-    elif isinstance(batch, list | tuple) and batch:
-        batch = batch[0]
-    return batch if isinstance(batch, Tensor) and batch.dim() >= 1 else None
 
 
 def _map_and_entropy(call: AttentionCall) -> tuple[Tensor, Tensor]:

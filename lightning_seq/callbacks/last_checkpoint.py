@@ -5,6 +5,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 
 class LastCheckpoint(Checkpoint):
@@ -20,10 +21,16 @@ class LastCheckpoint(Checkpoint):
     def __init__(self, directory: str) -> None:
         self.path = Path(directory) / "last.ckpt"
         self._step = 0  # of what is saved already
+        self.begun = False
+        """Whether there was a batch to train on, since this training began or was resumed."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes what the training starts from as saved."""
         self._step = trainer.global_step
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        """Notes that training has begun."""
+        self.begun = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -45,9 +52,9 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Saves what would be lost; with several ranks only on Ctrl-C, which all of them get."""
-        together = trainer.world_size == 1 or isinstance(exception, KeyboardInterrupt)
-        if trainer.state.fn == "fit" and together and trainer.global_step > 0:
+        """Saves what would be lost; with several ranks only on what all of them get: Ctrl-C, SIGTERM."""
+        together = trainer.world_size == 1 or isinstance(exception, KeyboardInterrupt | SIGTERMException)
+        if trainer.state.fn == "fit" and together and self.begun and trainer.global_step > 0:
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:

@@ -5,12 +5,16 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from tokenizers import Tokenizer
 
-from lightning_seq.callbacks.probe import undisturbed
+from lightning_seq.callbacks.probe import inputs_of, undisturbed
 from lightning_seq.errors import InputError
 from lightning_seq.figures import forgiving
 from lightning_seq.generation import check_sampling
+from lightning_seq.prompts import read, written
+
+EXAMPLE_TOKENS = 8
 
 
 class SampleLogger(Callback):
@@ -21,8 +25,10 @@ class SampleLogger(Callback):
     that samples differ by what the model has learnt and not by chance.
 
     Args:
-        prompt: The text to continue. A newline, the default, is in nearly every corpus and lets the model
-            begin a paragraph of its own.
+        prompt: The text to continue, or ids where the model has no tokenizer. A newline, the default, is in
+            nearly every corpus and lets the model begin a paragraph of its own. Where the prompt is nothing
+            that the model reads, as a newline is not for ids, it continues the beginning of the first
+            validation example.
         max_new_tokens: How many tokens to add.
         temperature: Below 1 the model keeps to what it finds likely, above 1 it dares more; 0 always takes
             the likeliest token.
@@ -52,6 +58,7 @@ class SampleLogger(Callback):
             "seed": seed,
         }
         self.last = ""
+        self._example: list[int] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses a model that cannot write."""
@@ -64,17 +71,33 @@ class SampleLogger(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tries the prompt once, so that what is wrong with it shows before the training."""
-        self._sample(pl_module, max_new_tokens=1)
+        if _reads(pl_module, self.prompt):
+            self._sample(pl_module, max_new_tokens=1)
 
     def _sample(self, pl_module: LightningModule, **changes: Any) -> str:
         model: Any = pl_module
         with undisturbed(pl_module):
             return str(model.generate(self.prompt, **self.options | changes))
 
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keeps the beginning of the first example that comes by, for a prompt that cannot be read."""
+        inputs = None if self._example else inputs_of(batch)
+        if inputs is not None:
+            self._example = inputs[:1].flatten()[:EXAMPLE_TOKENS].tolist()
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Samples and writes."""
         if trainer.sanity_checking:
             return
+        if not _reads(pl_module, self.prompt):
+            self._take_example(pl_module)
         try:  # on every rank, though one writes: the forward of a sharded model waits for all ranks
             self.last = self._sample(pl_module)
         except InputError as error:  # weights that diverged: the training's own business
@@ -87,6 +110,15 @@ class SampleLogger(Callback):
                 _log_text(logger, self.last, trainer.global_step)
         self._append(trainer)
 
+    def _take_example(self, pl_module: LightningModule) -> None:
+        model: Any = pl_module
+        text = written(self._example, model.tokenizer)
+        rank_zero_info(
+            f"SampleLogger: {type(pl_module).__name__} cannot read the prompt {self.prompt!r}; samples go on "
+            f"from the validation data: {text}"
+        )
+        self.prompt = text
+
     def _append(self, trainer: Trainer) -> None:
         # not trainer.log_dir, which is a collective
         folders = (logger.log_dir for logger in trainer.loggers)
@@ -96,6 +128,17 @@ class SampleLogger(Callback):
         heading = f"step {trainer.global_step:,}" + ("" if loss is None else f", val_loss {loss:.3f}")
         with (folder / "samples.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"=== {heading} ===\n{self.last}\n\n")
+
+
+def _reads(pl_module: Any, prompt: str) -> bool:
+    """Says whether a prompt has tokens, as far as the model's way to read it is known."""
+    tokenizer = getattr(pl_module, "tokenizer", ...)
+    if not isinstance(tokenizer, Tokenizer | None):
+        return True
+    try:
+        return bool(read(prompt, tokenizer, pl_module.hparams.get("vocab_size")))
+    except InputError:
+        return False
 
 
 def _log_text(logger: Logger, text: str, step: int) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_seq.cli import usage
 from lightning_seq.cli.sequence_cli import SequenceCLI
@@ -23,6 +25,8 @@ def run(argv: list[str]) -> None:
     _quieten()
     try:
         SequenceCLI(argv)
+    except SIGTERMException as stop:  # which would exit with 0
+        raise SystemExit(128 + signal.SIGTERM) from stop
     except SystemExit as stop:  # how Lightning ends a training at Ctrl-C
         raise KeyboardInterrupt if isinstance(stop.__context__, KeyboardInterrupt) else stop from None
     except Exception as error:
@@ -100,6 +104,7 @@ def _as_word(key: str, value: Any) -> str:
 def _quieten() -> None:
     """Keeps advertisements and other libraries' deprecations out of a user's terminal."""
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message="torch.distributed.nn.functional.all_gather is deprecated")
     warnings.filterwarnings("ignore", message="The dirpath has changed")  # each run has its own
     warnings.filterwarnings("ignore", message="The number of training batches")  # a short text, no mistake
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")

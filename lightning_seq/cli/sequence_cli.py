@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 import lightning_seq.data  # noqa: F401  (classes that are known by name without their path)
+from lightning_seq.callbacks.last_checkpoint import LastCheckpoint
 from lightning_seq.cli import overrides, parts, predictions, run_directory, summary, usage
 from lightning_seq.cli.configs import configs_first
 from lightning_seq.errors import InputError
@@ -148,8 +149,9 @@ class SequenceCLI(LightningCLI):
             rank_zero_info("predict: losses.npy is written by one process: give --trainer.devices 1")
             return
         path = self.run_directory / "losses.npy"
-        lanes = getattr(self.datamodule, "batching", None) == "contiguous"
-        count = predictions.write_losses(path, batches, lanes)  # type: ignore[arg-type]  # one loader, tensors
+        of_loader: Any = getattr(self.trainer.predict_dataloaders, "batches", None)
+        positions = of_loader.positions() if hasattr(of_loader, "positions") else None
+        count = predictions.write_losses(path, batches, positions)  # type: ignore[arg-type]  # one loader, tensors
         print(f"{path}: the losses of {count:,} tokens of the test text, in nats, in its order")
 
     @rank_zero_only
@@ -161,7 +163,7 @@ class SequenceCLI(LightningCLI):
     @rank_zero_only
     def _remove_if_nothing_was_trained(self) -> None:
         """A run that failed before its first batch leaves nothing behind; files of others stay."""
-        trainer = getattr(self, "trainer", None)
-        begun = trainer is not None and trainer.fit_loop.epoch_loop.batch_progress.total.ready > 0
+        callbacks = self.trainer.callbacks if hasattr(self, "trainer") else []  # type: ignore[attr-defined]
+        begun = any(isinstance(each, LastCheckpoint) and each.begun for each in callbacks)
         if self.run_directory is not None and not begun:
             run_directory.remove_what_is_ours(self.run_directory)

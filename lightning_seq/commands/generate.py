@@ -13,7 +13,11 @@ def main(argv: list[str]) -> int:
         prog="lightning-seq generate", description="Let a trained model go on with a text."
     )
     parser.add_argument("--checkpoint", required=True, help="a .ckpt file: runs/.../checkpoints/best.ckpt")
-    parser.add_argument("--prompt", default="\n", help="text to go on from (default: a new line)")
+    parser.add_argument(
+        "--prompt",
+        default="\n",
+        help="text to go on from, or ids where the model has them (default: a new line)",
+    )
     parser.add_argument("--max_new_tokens", type=int, default=500, help="how many to add (default: 500)")
     parser.add_argument(
         "--temperature",
@@ -30,7 +34,8 @@ def main(argv: list[str]) -> int:
         "--trust", action="store_true", help="import the class outside this package that the checkpoint names"
     )
     options = vars(parser.parse_args(argv[1:]))
-    from lightning_seq.checkpoints import load  # torch takes seconds: --help and wrong usage need not wait
+    # torch takes seconds: --help and wrong usage need not wait
+    from lightning_seq.checkpoints import load
 
     trust = options.pop("trust")
     if trust:

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from tests.cli.conftest import LSTM, TINY
+from tests.cli.conftest import LSTM, TEXT, TINY
 
 GPT = ["--model=TransformerLanguageModel", "--model.embedding_dim=16", "--model.num_layers=1"]
 CASES = {
@@ -91,11 +91,16 @@ def test_explicit_optimizer_settings_win_over_the_checkpoint(command, here):
     assert groups[0]["betas"] == (0.8, 0.9)
 
 
-def test_another_batch_size_starts_the_carried_state_anew(command, here):
+def test_another_batch_size_is_refused_or_starts_the_carried_state_anew(command, here):
     command("fit", *LSTM, *TINY, "--run_dir=first")
     resume = ["--ckpt_path=first/checkpoints/last.ckpt", "--data.batch_size=3", "--trainer.max_steps=4"]
     status, said = command("fit", *LSTM, *TINY, *resume)
+    assert status == 1
+    assert "batch_size was 2 and is 3; set it back, or give data.strict_resume false" in said
+    assert not list((here / "runs").iterdir())
+    status, said = command("fit", *LSTM, *TINY, *resume, "--data.strict_resume=false")
     assert status == 0, said
+    assert "batch_size was 2 and is 3, so the batches are not the ones" in said
     assert "the carried state begins anew" in said
 
 
@@ -119,6 +124,56 @@ def test_ctrl_c_keeps_the_last_state(here):
     assert checkpoint["global_step"] > 50
     assert not list((here / "run/checkpoints").glob("*.part"))
     assert yaml.safe_load((here / "run/config.yaml").read_text())["trainer"]["max_steps"] == 1000000
+
+
+SLOWLY = """
+import time
+from lightning.pytorch import Callback
+
+
+class Slowly(Callback):
+    def on_train_batch_start(self, *args):
+        time.sleep(0.01)
+"""
+
+
+def consumed(run):
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    return checkpoint["TextDataModule"]["ranks"][0][-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill_after", [0.1, 0.7])
+@pytest.mark.parametrize("case", ["lstm over lanes", "lstm over documents"])
+def test_kill_minus_9_loses_nothing_that_was_saved(here, case, kill_after):
+    (here / "slowly_callback.py").write_text(SLOWLY)
+    layout = {"lstm over lanes": "contiguous", "lstm over documents": "documents"}[case]
+    line = [*LSTM, *TINY, *STEADY, f"--data.batching={layout}", "--model.num_layers=2", "--model.dropout=0.3"]
+    line += ["--trainer.max_steps=150", "--trainer.val_check_interval=5", "--trainer.log_every_n_steps=5"]
+    (here / "text").mkdir()
+    for i in range(40):
+        (here / "text" / f"{i:02}.txt").write_text(TEXT[: 40 + 97 * i % 200])
+    line += ["--data.path=text", "--trainer.limit_val_batches=1"]
+    command = [sys.executable, "-m", "lightning_seq", "fit", *line]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    said = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": here, "env": environment}
+    assert subprocess.run([*command, "--run_dir=whole"], **said, timeout=120).returncode == 0
+    slowly = ["--trainer.callbacks+=slowly_callback.Slowly", "--run_dir=killed"]
+    process = subprocess.Popen([*command, *slowly], **said)
+    last = here / "killed/checkpoints/last.ckpt"
+    deadline = time.monotonic() + 60
+    while not last.exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(kill_after)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert torch.load(last, weights_only=True)["global_step"] < 150
+    resume = ["--run_dir=rest", f"--ckpt_path={last}"]
+    assert subprocess.run([*command, *resume], **said, timeout=120).returncode == 0
+    assert same(weights(here / "rest"), weights(here / "whole"))
+    assert consumed(here / "rest") == consumed(here / "whole")
 
 
 def test_nothing_left_to_train_is_an_error(command, here):

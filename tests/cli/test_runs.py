@@ -222,3 +222,20 @@ def test_predict_writes_the_loss_of_every_token_in_order(command, trained, here,
     with torch.no_grad():
         first = model.network(tokens[:, :8], None, tokens[:, 1:9])[0][0]
     torch.testing.assert_close(torch.from_numpy(losses[:8]), first)
+
+
+def test_predict_puts_documents_back_into_their_order(command, trained, here):
+    line = ["predict", *LSTM, *TINY, "--data.batching=documents", "--ckpt_path", trained, "--run_dir=out"]
+    texts = [TEXT[:length] + "\n" for length in (50, 3, 120, 9)]
+    (here / "test").mkdir()
+    for i, text in enumerate(texts):
+        (here / "test" / f"{i}.txt").write_text(text)
+    status, said = command(*line, "--data.test_path=test", "--data.context_length=200")
+    assert status == 0, said
+    model = lightning_seq.load(trained)
+    expected = []
+    for text in texts:
+        tokens = torch.tensor([model.tokenizer.encode(text).ids])
+        with torch.no_grad():
+            expected.append(model.network(tokens[:, :-1], None, tokens[:, 1:])[0][0])
+    torch.testing.assert_close(torch.from_numpy(np.load(here / "out" / "losses.npy")), torch.cat(expected))
