@@ -1,4 +1,4 @@
-"""A training that was stopped, whenever and however, ends with the weights of one that was not, to the bit."""
+"""A training that was stopped, whenever and however, ends to the bit as one that was not."""
 
 import os
 import signal

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_seq.data.id_names import names_tokenizer
-from lightning_seq.data.tokenizers import build_tokenizer
+from lightning_seq.data.tokenization.id_names import names_tokenizer
+from lightning_seq.data.tokenization.tokenizers import build_tokenizer
 from lightning_seq.errors import InputError
 from lightning_seq.prompts import read, written
 

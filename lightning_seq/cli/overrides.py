@@ -10,7 +10,7 @@ import yaml
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_seq import checkpoints
-from lightning_seq.data.vocabulary import agreed
+from lightning_seq.data.tokenization.vocabulary import agreed
 from lightning_seq.errors import InputError
 
 

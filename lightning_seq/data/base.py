@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.utilities import rank_zero_info
 from tokenizers import Tokenizer
 
-from lightning_seq.data.batches import Batches, StoredBatches
-from lightning_seq.data.batching import FEWEST_TOKENS, BlockPlan, ContiguousPlan, Plan
-from lightning_seq.data.batching import Batching as Batching
+from lightning_seq.data.batching.batches import Batches, StoredBatches
+from lightning_seq.data.batching.document_plans import DocumentLanePlan, DocumentPlan
+from lightning_seq.data.batching.plans import FEWEST_TOKENS, Batching, BlockPlan, ContiguousPlan, Plan
 from lightning_seq.data.checks import at_least, keep_plain, one_of
 from lightning_seq.data.disk import default_cache_dir
-from lightning_seq.data.document_batching import DocumentLanePlan, DocumentPlan
-from lightning_seq.data.documents import SPLITS, Split, digest, separated
-from lightning_seq.data.encoding import Ids, encode
 from lightning_seq.data.resumable import Plain, ResumableDataModule
+from lightning_seq.data.sources.documents import SPLITS, Split, digest, separated
 from lightning_seq.data.summary import summary
 from lightning_seq.data.token_store import FORMAT, TokenStore
-from lightning_seq.data.tokenizers import characters_per_token, vocabulary_size
-from lightning_seq.data.vocabulary import agreed, cached, check_spec
+from lightning_seq.data.tokenization.encoding import Ids, encode
+from lightning_seq.data.tokenization.tokenizers import characters_per_token, vocabulary_size
+from lightning_seq.data.tokenization.vocabulary import agreed, cached, check_spec
 from lightning_seq.errors import InputError
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ class SequenceDataModule(ResumableDataModule):
         self.save_hyperparameters(logger=False)
         keep_plain(self.hparams)
         if tokenizer is not None:
-            check_spec(tokenizer)
+            check_spec(tokenizer, max_vocab_size)
         one_of(batching=batching, choices=("contiguous", "blocks", "documents"))
         at_least(1, batch_size=batch_size, context_length=context_length, num_proc=num_proc or 1)
         at_least(0, seed=seed)
@@ -127,7 +126,9 @@ class SequenceDataModule(ResumableDataModule):
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, built from the training text or read from its file when first asked for."""
         if self._tokenizer is None:
-            self._tokenizer = cached(self._spec, self.cache_dir, self._fingerprint, self.tokenizer_texts)
+            self._tokenizer = cached(
+                self._spec, self.cache_dir, self._fingerprint, self.tokenizer_texts, self._max_vocab_size
+            )
         return self._tokenizer
 
     @property
@@ -231,7 +232,7 @@ class SequenceDataModule(ResumableDataModule):
 
     def encoded(self, split: Split) -> Iterator[tuple[str, Ids]]:
         """Yields each document of ``split`` with its ids."""
-        return encode(self.tokenizer, self._texts(split))
+        return encode(self.tokenizer, self._texts(split), self.num_proc)
 
     def _fingerprint(self, split: Split) -> str:
         if split not in self._fingerprints:

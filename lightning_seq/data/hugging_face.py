@@ -4,16 +4,16 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from lightning_seq.data.base import SequenceDataModule
-from lightning_seq.data.batches import Batches
+from lightning_seq.data.batching.batches import Batches
 from lightning_seq.data.checks import at_least
-from lightning_seq.data.columns import RowText
-from lightning_seq.data.dataset_splits import DatasetSplits
-from lightning_seq.data.documents import SPLITS, Split, digest
-from lightning_seq.data.encoding import Ids
-from lightning_seq.data.packed_stream import PackedStream
 from lightning_seq.data.resumable import Plain
-from lightning_seq.data.streamed_source import HELD_OUT_FROM, TOKENIZER_FROM, first_characters, first_tokens
-from lightning_seq.data.streaming import Stream
+from lightning_seq.data.sources.columns import RowText
+from lightning_seq.data.sources.dataset_splits import DatasetSplits
+from lightning_seq.data.sources.documents import SPLITS, Split, digest
+from lightning_seq.data.streaming.packed_stream import PackedStream
+from lightning_seq.data.streaming.source import HELD_OUT_FROM, TOKENIZER_FROM, first_characters, first_tokens
+from lightning_seq.data.streaming.stream import Stream
+from lightning_seq.data.tokenization.encoding import Ids
 from lightning_seq.errors import InputError
 
 EVALUATION_TOKENS = 1_000_000  # at most, of a stream

@@ -8,13 +8,13 @@ import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 
-from lightning_seq.data.batches import Batch
+from lightning_seq.data.batching.batches import Batch
+from lightning_seq.data.batching.draws import Draws, Numbers
 from lightning_seq.data.checks import at_least, keep_plain
-from lightning_seq.data.documents import SPLITS, Split
-from lightning_seq.data.id_names import names_tokenizer
-from lightning_seq.data.randomness import Draws, Numbers
-from lightning_seq.data.ready_made import parse_tokenizer
 from lightning_seq.data.resumable import Plain, ResumableDataModule
+from lightning_seq.data.sources.documents import SPLITS, Split
+from lightning_seq.data.tokenization.id_names import names_tokenizer
+from lightning_seq.data.tokenization.ready_made import parse_tokenizer
 from lightning_seq.errors import InputError
 from lightning_seq.networks.base import IGNORE_INDEX
 

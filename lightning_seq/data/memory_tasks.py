@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from lightning_seq.data.batching.draws import Draws, Numbers
 from lightning_seq.data.checks import at_least
 from lightning_seq.data.memory_task import MemoryTask, Scored
-from lightning_seq.data.randomness import Draws, Numbers
 from lightning_seq.errors import InputError
 
 RECALL = "recall"

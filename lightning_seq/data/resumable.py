@@ -7,9 +7,9 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_seq.data.batches import Batches
-from lightning_seq.data.documents import Split
-from lightning_seq.data.loaders import SequenceLoader, TrainingLoader, counters_of
+from lightning_seq.data.batching.batches import Batches
+from lightning_seq.data.batching.loaders import SequenceLoader, TrainingLoader, counters_of
+from lightning_seq.data.sources.documents import Split
 from lightning_seq.errors import InputError
 
 Plain = str | int | float | bool | None

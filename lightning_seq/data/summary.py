@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 
 from tokenizers import Tokenizer
 
-from lightning_seq.data.documents import Split, digest
+from lightning_seq.data.sources.documents import Split, digest
 from lightning_seq.data.token_store import Counts
-from lightning_seq.data.tokenizers import kind_of, vocabulary_size
+from lightning_seq.data.tokenization.tokenizers import kind_of, vocabulary_size
 
 COLUMNS = 80
 LONGEST_NAME = 52

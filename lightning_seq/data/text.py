@@ -7,9 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from lightning_seq.data.base import SequenceDataModule
-from lightning_seq.data.corpora import CORPORA
-from lightning_seq.data.documents import FEWEST_TO_SPLIT_WHOLE, Split, cut_parts, separated, whole_parts
-from lightning_seq.data.files import apart, find_files, read_text
+from lightning_seq.data.sources.corpora import CORPORA
+from lightning_seq.data.sources.documents import (
+    FEWEST_TO_SPLIT_WHOLE,
+    Split,
+    cut_parts,
+    separated,
+    whole_parts,
+)
+from lightning_seq.data.sources.files import apart, find_files, read_text
 from lightning_seq.errors import InputError
 
 SUFFIXES = (".txt",)

@@ -9,13 +9,11 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from lightning_seq.data.base import SequenceDataModule
-from lightning_seq.data.batching import Indices
+from lightning_seq.data.batching.plans import Indices
 from lightning_seq.data.checks import at_least
-from lightning_seq.data.documents import FEWEST_TO_SPLIT_WHOLE, HELD_OUT, SPLITS, Split, whole_parts
-from lightning_seq.data.encoding import Ids
-from lightning_seq.data.files import apart, find_files, read_text
-from lightning_seq.data.id_names import names_tokenizer, refuse_other_names
-from lightning_seq.data.token_sources import (
+from lightning_seq.data.sources.documents import FEWEST_TO_SPLIT_WHOLE, HELD_OUT, SPLITS, Split, whole_parts
+from lightning_seq.data.sources.files import apart, find_files, read_text
+from lightning_seq.data.sources.token_sources import (
     SUFFIXES,
     Piece,
     TokenSource,
@@ -23,6 +21,8 @@ from lightning_seq.data.token_sources import (
     from_python,
     pieces,
 )
+from lightning_seq.data.tokenization.encoding import Ids
+from lightning_seq.data.tokenization.id_names import names_tokenizer, refuse_other_names
 from lightning_seq.errors import InputError
 
 MOST_IDS = 1 << 22  # each has a name and a row of the embedding; beyond, they are no ids but quantities

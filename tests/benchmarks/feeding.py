@@ -1,8 +1,8 @@
 """What a batch costs beside the cheapest training step: python tests/benchmarks/feeding.py [TEXT_FILE]
 
-Feeding is all that a loader does for a batch: the plan, reading the memory map, padding, document ids, the hash
-of what is consumed. The step is forward, backward and AdamW of a one-layer RNN of width 128, plain PyTorch,
-on the same batches: about the cheapest that anybody trains. Both are timed in turns, in one process.
+Feeding is all that a loader does for a batch: the plan, reading the memory map, padding, document ids, and
+the hash of what is consumed. The step is forward, backward and AdamW of a one-layer RNN of width 128, plain
+PyTorch, on the same batches: about the cheapest that anybody trains. Both are timed in turns, in one process.
 """
 
 import argparse
@@ -78,9 +78,7 @@ def main():
             batches = forever(data)
             for _ in range(2):  # to warm up
                 feeding_time(batches), step_time(batches, network, optimizer)
-            times = [
-                (feeding_time(batches), step_time(batches, network, optimizer)) for _ in range(ROUNDS)
-            ]
+            times = [(feeding_time(batches), step_time(batches, network, optimizer)) for _ in range(ROUNDS)]
             feed, step = (median(column) * 1e3 for column in zip(*times, strict=True))
             print(f"{name:32s} {feed:10.3f} {step:10.2f} {feed / step:7.2%}")
 

@@ -29,10 +29,10 @@ from typing import Any
 import datasets
 from tokenizers import Tokenizer
 
-from lightning_seq.data.encoding import encode
 from lightning_seq.data.token_store import TokenStore
-from lightning_seq.data.tokenizers import build_tokenizer, vocabulary_size
-from lightning_seq.data.workers import default_processes
+from lightning_seq.data.tokenization.encoding import encode
+from lightning_seq.data.tokenization.tokenizers import build_tokenizer, vocabulary_size
+from lightning_seq.data.tokenization.workers import default_processes
 
 DOCUMENT = 2000  # characters, at least
 BLOCK = 1024  # tokens

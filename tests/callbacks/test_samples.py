@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader
 
 from lightning_seq.__main__ import main
 from lightning_seq.callbacks import AttentionLogger, SampleLogger
-from lightning_seq.data.id_names import names_tokenizer
+from lightning_seq.data.tokenization.id_names import names_tokenizer
 from lightning_seq.errors import InputError
 from lightning_seq.models import TransformerLanguageModel
 

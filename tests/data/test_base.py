@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 
 from lightning_seq.data import SequenceDataModule
-from lightning_seq.data.tokenizers import build_tokenizer, kind_of
+from lightning_seq.data.tokenization.tokenizers import build_tokenizer, kind_of
 from lightning_seq.errors import InputError
 
 TEXT = "hello world, " * 100
@@ -46,7 +46,9 @@ def test_the_vocabulary_is_known_before_anything_is_set_up(list_data):
 def test_the_tokenizer_is_cached_whole_and_a_damaged_one_made_anew(list_data, tmp_path, monkeypatch):
     first = list_data("abca").tokenizer.to_str()
     (file,) = (tmp_path / "cache" / "tokenizers").iterdir()
-    monkeypatch.setattr("lightning_seq.data.vocabulary.build_tokenizer", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(
+        "lightning_seq.data.tokenization.vocabulary.build_tokenizer", lambda *_: pytest.fail("made again")
+    )
     assert list_data("abca").tokenizer.to_str() == first
     monkeypatch.undo()
     file.write_text(first[:40])

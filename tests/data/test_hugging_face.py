@@ -7,8 +7,8 @@ import datasets
 import pytest
 
 from lightning_seq.data import HuggingFaceTextDataModule
-from lightning_seq.data.documents import SPLITS
-from lightning_seq.data.local_datasets import is_local
+from lightning_seq.data.sources.documents import SPLITS
+from lightning_seq.data.sources.local_datasets import is_local
 from lightning_seq.errors import InputError
 
 ROWS = [f"row {i} é\r\n" for i in range(100)]
@@ -19,8 +19,8 @@ def no_hub(monkeypatch):
     def refuse(*args):
         pytest.fail("asked the Hub")
 
-    monkeypatch.setattr("lightning_seq.data.dataset_splits.load_from_hub", refuse)
-    monkeypatch.setattr("lightning_seq.data.streamed_source.stream_from_hub", refuse)
+    monkeypatch.setattr("lightning_seq.data.sources.dataset_splits.load_from_hub", refuse)
+    monkeypatch.setattr("lightning_seq.data.streaming.source.stream_from_hub", refuse)
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from lightning_seq.data import AddingProblem, AssociativeRecall, CopyTask, DyckBrackets, MemoryTask
-from lightning_seq.data.id_names import names_tokenizer
+from lightning_seq.data.batching.draws import Draws
 from lightning_seq.data.memory_tasks import letters
-from lightning_seq.data.randomness import Draws
+from lightning_seq.data.tokenization.id_names import names_tokenizer
 from lightning_seq.errors import InputError
 from lightning_seq.models import LanguageModel, LSTMLanguageModel, TransformerLanguageModel
 from lightning_seq.networks.base import IGNORE_INDEX

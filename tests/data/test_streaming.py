@@ -16,13 +16,13 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_seq.data import HuggingFaceTextDataModule
-from lightning_seq.data.batches import gather, separate
-from lightning_seq.data.batching import Rows
-from lightning_seq.data.packed_stream import PackedStream
-from lightning_seq.data.shards import FileShards
-from lightning_seq.data.stream_workers import ProcessWindows, Reader
-from lightning_seq.data.streaming import START, Stream, part_of, windows
-from lightning_seq.data.tokenizers import build_tokenizer
+from lightning_seq.data.batching.batches import gather, separate
+from lightning_seq.data.batching.plans import Rows
+from lightning_seq.data.streaming.packed_stream import PackedStream
+from lightning_seq.data.streaming.shards import FileShards
+from lightning_seq.data.streaming.stream import START, Stream, part_of, windows
+from lightning_seq.data.streaming.workers import ProcessWindows, Reader
+from lightning_seq.data.tokenization.tokenizers import build_tokenizer
 from lightning_seq.errors import InputError
 
 BYTES = build_tokenizer("byte", [])

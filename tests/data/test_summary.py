@@ -1,7 +1,7 @@
-from lightning_seq.data.id_names import names_tokenizer
 from lightning_seq.data.summary import summary
 from lightning_seq.data.token_store import Counts
-from lightning_seq.data.tokenizers import build_tokenizer
+from lightning_seq.data.tokenization.id_names import names_tokenizer
+from lightning_seq.data.tokenization.tokenizers import build_tokenizer
 
 
 def counts(scale, tokens_per_character=1):

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from lightning_seq.data import TextDataModule
-from lightning_seq.data.documents import SPLITS
+from lightning_seq.data.sources.documents import SPLITS
 from lightning_seq.errors import InputError
 
 

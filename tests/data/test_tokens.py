@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 import lightning_seq
 from lightning_seq.callbacks import AttentionLogger, LastCheckpoint, SampleLogger
 from lightning_seq.data import TextDataModule, TokenDataModule
-from lightning_seq.data.documents import SPLITS
-from lightning_seq.data.token_sources import from_file, from_python, pieces
+from lightning_seq.data.sources.documents import SPLITS
+from lightning_seq.data.sources.token_sources import from_file, from_python, pieces
 from lightning_seq.errors import InputError
 from lightning_seq.models import LSTMLanguageModel, TransformerLanguageModel
 

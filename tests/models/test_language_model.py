@@ -225,7 +225,7 @@ def test_a_users_network_may_ignore_targets_and_state():
 
 
 def letters():
-    from lightning_seq.data.tokenizers import build_tokenizer
+    from lightning_seq.data.tokenization.tokenizers import build_tokenizer
 
     return build_tokenizer("character", ["abcdefghijkl"])  # 12 and the unknown one
 

@@ -1,0 +1,1 @@
+"""Where texts and ids come from: local files, datasets, the Hub, what every Python carries."""

@@ -1,0 +1,87 @@
+"""Local files: which ones a path means, and their text."""
+
+import codecs
+from collections.abc import Callable, Iterable, Mapping
+from glob import glob, has_magic
+from pathlib import Path
+from typing import TypeVar
+
+from lightning_seq.data.sources.documents import Split
+from lightning_seq.errors import InputError, did_you_mean
+
+_Source = TypeVar("_Source")
+
+
+def find_files(path: str, suffixes: Iterable[str], names: Iterable[str] = ()) -> list[Path]:
+    """Returns the files that ``path`` means: itself, those that match it, or those below it.
+
+    Args:
+        path: A file, a glob such as "books/**/*.txt", or a directory.
+        suffixes: Of the files to take from a directory.
+        names: What ``path`` could have been instead of a path, for "did you mean".
+    """
+    place = Path(path).expanduser()
+    if place.is_file():
+        return [place]
+    if place.is_dir():
+        wanted = tuple(suffixes)
+        files = sorted(file for file in place.rglob("*") if file.suffix.lower() in wanted and file.is_file())
+        files = [file for file in files if not _is_of_a_program(file, place)]
+        if not files:
+            raise InputError(f"the directory {path!r} has no {' or '.join(wanted)} file; give one that has")
+        return files
+    if has_magic(path):
+        files = sorted(file for file in map(Path, glob(str(place), recursive=True)) if file.is_file())  # noqa: PTH207
+        if not files:
+            raise InputError(f"no file matches {path!r}; check the pattern, or give a file or a directory")
+        return files
+    beside = [str(Path(path).parent / each.name) for each in place.parent.glob("*")]
+    hint = did_you_mean(path, [*names, *beside])
+    raise InputError(f"no file or directory {path!r}{hint}; give the path of a file, a directory or a glob")
+
+
+def _is_of_a_program(file: Path, place: Path) -> bool:
+    """Says whether a text is no data: hidden, as virtual environments are, or the samples of a run."""
+    hidden = any(part.startswith(".") for part in file.relative_to(place).parts)
+    return hidden or (file.name == "samples.txt" and (file.parent / "config.yaml").exists())
+
+
+def apart(
+    sources: Mapping[Split, list[_Source]], path: str, name: Callable[[_Source], str]
+) -> dict[Split, list[_Source]]:
+    """Returns ``sources`` with none in two splits: a directory may hold the validation file.
+
+    Args:
+        sources: Of "train", and of the splits that have a path of their own.
+        path: Where those of "train" come from.
+        name: What a source is known by.
+    """
+    own: dict[Split, list[_Source]] = {split: some for split, some in sources.items() if split != "train"}
+    taken = [name(source) for some in own.values() for source in some]
+    if twice := sorted({each for each in taken if taken.count(each) > 1}):
+        raise InputError(f"val_path and test_path both have {twice[0]!r}; nothing may be in two splits")
+    left = [source for source in sources["train"] if name(source) not in taken]
+    if not left:
+        raise InputError(
+            f"nothing of {path!r} is left for training: val_path and test_path take it all; give path a "
+            "source of its own"
+        )
+    return {"train": left, **own}
+
+
+def read_text(file: Path) -> str:
+    """Returns the text of a UTF-8 file, with its line ends as they are and without a byte order mark."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"cannot read {str(file)!r} ({error.strerror}); give a file that you may read"
+        ) from error
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{str(file)!r} is not UTF-8: byte {error.start:,} is 0x{content[error.start]:02x}; "
+            "convert it to UTF-8"
+        ) from error
+    return text.removeprefix(codecs.BOM_UTF8.decode("utf-8"))

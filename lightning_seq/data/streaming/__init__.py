@@ -1,0 +1,1 @@
+"""Text that is read, tokenized and packed as training goes."""

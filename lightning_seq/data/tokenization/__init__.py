@@ -1,0 +1,1 @@
+"""Tokenizers, and text to ids as fast as each of them allows."""
