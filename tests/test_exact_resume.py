@@ -146,3 +146,15 @@ def test_after_max_steps(fit, tmp_path, steps):
     whole = fit("contiguous", limit_train_batches=6)
     fit("contiguous", callbacks=[LastCheckpoint(str(tmp_path))], max_steps=steps, limit_train_batches=6)
     assert same(fit("contiguous", tmp_path / "last.ckpt", limit_train_batches=6), whole)
+
+
+def test_a_second_training_of_the_same_data_begins_at_the_beginning(fit, tmp_path, quiet_trainer):
+    fit("contiguous", callbacks=[LastCheckpoint(str(tmp_path))], max_steps=5)
+    data = Data(batch_size=3, context_length=8, cache_dir=str(tmp_path / "cache"))
+    hashes = []
+    for ckpt_path in (tmp_path / "last.ckpt", None, None):
+        model = LSTMLanguageModel(data.vocab_size, embedding_dim=6, hidden_size=7, num_layers=2)
+        trainer = quiet_trainer(max_steps=7, limit_val_batches=0)
+        trainer.fit(model, data, ckpt_path=ckpt_path, weights_only=True)
+        hashes.append(data.consumed_hash)
+    assert len(set(hashes)) == 1

@@ -78,6 +78,8 @@ def adopt_checkpoint(config: Any, path: str, line: Iterable[str], fit: bool) -> 
     if entry.get("tokenizer") and "tokenizer" in data:
         agreed(entry["tokenizer"], data["tokenizer"])
         data["tokenizer"] = path
+        if "max_vocab_size" in data:  # the checkpoint's tokenizer has its size
+            data["max_vocab_size"] = None
 
 
 def _check_steps_left(step: int, config: Any, path: str) -> None:

@@ -179,6 +179,7 @@ class SequenceDataModule(ResumableDataModule):
 
     def setup(self, stage: str) -> None:
         """Says, before training, what the text is; files are opened when a loader needs them."""
+        super().setup(stage)
         if stage != "fit" or self._announced:
             return
         self._announced = True

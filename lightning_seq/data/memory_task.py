@@ -13,9 +13,7 @@ from lightning_seq.data.batching.draws import Draws, Numbers
 from lightning_seq.data.checks import at_least, keep_plain
 from lightning_seq.data.resumable import Plain, ResumableDataModule
 from lightning_seq.data.sources.documents import SPLITS, Split
-from lightning_seq.data.tokenization.id_names import names_tokenizer
-from lightning_seq.data.tokenization.ready_made import parse_tokenizer
-from lightning_seq.errors import InputError
+from lightning_seq.data.tokenization.id_names import names_tokenizer, refuse_other_names
 from lightning_seq.networks.base import IGNORE_INDEX
 
 Scored = npt.NDArray[np.bool_]
@@ -106,13 +104,8 @@ class MemoryTask(ResumableDataModule):
         Raises:
             InputError: It is not this task's.
         """
-        theirs = parse_tokenizer(json, "the checkpoint's tokenizer")
-        if theirs.to_str() != self.tokenizer.to_str():
-            raise InputError(
-                f"the checkpoint was trained on other tokens ({_outline(theirs)}) than those of "
-                f"{type(self).__name__} ({_outline(self.tokenizer)}); give the task and sizes that it was "
-                "trained with, or train anew without the checkpoint"
-            )
+        mending = "give the task and sizes that it was trained with"
+        refuse_other_names(json, self.tokenizer, type(self).__name__, mending)
 
     def batches(self, split: Split, training: bool) -> "TaskBatches":
         """Returns this rank's batches of ``split``."""
@@ -167,8 +160,3 @@ class TaskBatches:
             return batch
 
         return batch
-
-
-def _outline(tokenizer: Tokenizer) -> str:
-    names = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
-    return f"{len(names)}: {' '.join([*names[:3], '...', *names[-1:]])}"

@@ -72,6 +72,11 @@ class ResumableDataModule(LightningDataModule, ABC):
         """A running CRC-32 of all inputs that this rank trained on, the same however often it was stopped."""
         return self._training.consumed_hash if self._training else None
 
+    def setup(self, stage: str) -> None:
+        """Forgets where the training before stood; what a checkpoint says comes after this."""
+        if stage == "fit":
+            self._resume = self._training = None
+
     def train_dataloader(self) -> TrainingLoader:
         """Returns the training batches, from where training stands."""
         if self._resume:

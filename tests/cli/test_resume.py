@@ -104,6 +104,17 @@ def test_another_batch_size_is_refused_or_starts_the_carried_state_anew(command,
     assert "the carried state begins anew" in said
 
 
+@pytest.mark.parametrize("tokenizer", ["word", "bpe"])
+def test_a_tokenizer_of_limited_size_goes_on(command, here, tokenizer):
+    line = [*LSTM, *TINY, f"--data.tokenizer={tokenizer}", "--data.max_vocab_size=270"]
+    assert command("fit", *line, "--run_dir=first")[0] == 0
+    last = "--ckpt_path=first/checkpoints/last.ckpt"
+    status, said = command("fit", *line, "--trainer.max_steps=4", last)
+    assert status == 0, said
+    status, said = command("test", *line, last)
+    assert status == 0, said
+
+
 @pytest.mark.slow
 def test_ctrl_c_keeps_the_last_state(here):
     line = [*LSTM, *TINY, "--trainer.max_steps=1000000", "--run_dir=run", "--trainer.log_every_n_steps=1"]
