@@ -58,7 +58,18 @@ def test_the_public_names():
         "RNNLanguageModel",
         "TransformerLanguageModel",
     ]
-    assert sorted(data.__all__) == ["HuggingFaceTextDataModule", "SequenceDataModule", "TextDataModule"]
+    assert sorted(data.__all__) == [
+        "AddingProblem",
+        "AssociativeRecall",
+        "CopyTask",
+        "DyckBrackets",
+        "HuggingFaceTextDataModule",
+        "MemoryTask",
+        "ResumableDataModule",
+        "SequenceDataModule",
+        "TextDataModule",
+        "TokenDataModule",
+    ]
     assert sorted(callbacks.__all__) == [
         "AttentionLogger",
         "GradientClippingMonitor",
