@@ -115,16 +115,24 @@ class Transformer(Network):
         )
         self.norm = nn.RMSNorm(embedding_dim)
         self.head = LinearHead(embedding_dim, vocab_size, self.embedding if tie_weights else None)
+        self.embedding_scale = embedding_dim**0.5 if tie_weights else 1.0
         self._initialise()
 
     def _initialise(self) -> None:
-        """Normal weights; what writes to the residual stream is scaled down by depth, as in GPT-2."""
+        """Embedded tokens and all layers' outputs of unit size, but for what is added up over the depth.
+
+        So a token weighs as much as what the layers add to it; with small embeddings two layers do not learn
+        to recall. A matrix shared with the head is smaller, and its embeddings are scaled up again, as in
+        Vaswani et al.; what writes to the residual stream is scaled down by depth, as in GPT-2.
+        """
         for name, parameter in self.named_parameters():
             if parameter.dim() < 2:
                 continue
             residual = name.endswith(("attention.out.weight", "feedforward.down.weight"))
             scale = (2 * len(self.blocks)) ** -0.5 if residual else 1.0
-            nn.init.normal_(parameter, std=0.02 * scale)
+            nn.init.normal_(parameter, std=scale * parameter.size(1) ** -0.5)
+        if self.embedding_scale == 1.0:
+            nn.init.normal_(self.embedding.weight)
 
     def initial_state(self, batch_size: int, length: int | None = None) -> KeyValueCache:
         """Returns an empty cache for the last ``length`` tokens (default: ``context_length``)."""
@@ -141,7 +149,7 @@ class Transformer(Network):
         self, tokens: Tensor, state: KeyValueCache | None = None, targets: Tensor | None = None
     ) -> tuple[Tensor, KeyValueCache | None]:
         """See :class:`~lightning_seq.networks.base.Network`."""
-        x = self.dropout(self.embedding(tokens))  # (batch, time, embedding_dim)
+        x = self.dropout(self.embedding(tokens) * self.embedding_scale)  # (batch, time, embedding_dim)
         slots = 0 if state is None else state["keys"][0].size(2)
         rotation = rotary_angles(slots + tokens.size(1), self.head_dim, self.rope_base, x.device)
         if state is None:

@@ -11,7 +11,7 @@ from lightning_seq.networks.attention import rotary_angles
 
 def reference(net, tokens):
     """The same Transformer written out plainly: no fused kernel, no cache, head by head."""
-    x = net.embedding.weight[tokens]
+    x = net.embedding.weight[tokens] * net.embedding.weight.size(1) ** 0.5
     time = tokens.size(1)
     d = net.head_dim
     frequency = net.rope_base ** (-2.0 * torch.arange(d // 2) / d)
@@ -88,8 +88,18 @@ def test_without_a_state_it_carries_nothing():
 
 def test_residual_outputs_start_smaller_with_depth():
     net = Transformer(17, 128, 8, 2)
-    assert net.blocks[0].attention.out.weight.std().item() == pytest.approx(0.02 / 4, rel=0.1)
-    assert net.blocks[0].attention.query.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert net.blocks[0].attention.query.weight.std().item() == pytest.approx(128**-0.5, rel=0.1)
+    assert net.blocks[0].attention.out.weight.std().item() == pytest.approx(128**-0.5 / 4, rel=0.1)
+
+
+@pytest.mark.parametrize("tie_weights", [True, False])
+def test_tokens_come_in_and_logits_go_out_of_unit_size(tie_weights):
+    net = Transformer(300, 128, 8, 2, tie_weights=tie_weights)
+    embedded = []
+    net.blocks[0].register_forward_pre_hook(lambda module, args: embedded.append(args[0]))
+    logits, _ = net(torch.arange(300)[None])
+    assert embedded[0].std().item() == pytest.approx(1, rel=0.1)
+    assert logits.std().item() == pytest.approx(1, rel=0.5)
 
 
 def test_sizes_that_do_not_divide_are_refused():
