@@ -44,7 +44,9 @@ def test_two_steps_of_a_recipe_run(name, tmp_path, monkeypatch, capsys):
     run = tmp_path / "runs" / f"{name.replace('/', '_').rpartition('/')[2]}-1"
     assert (run / "checkpoints" / "best.ckpt").exists()
     assert (run / "metrics.csv").exists()
-    assert (run / "samples.txt").exists()
+    callbacks = yaml.safe_load(recipes.find(name).read_text(encoding="utf-8"))["trainer"]["callbacks"]
+    sampled = "SampleLogger" in [each["class_path"] for each in callbacks]
+    assert (run / "samples.txt").exists() == sampled
 
 
 def test_the_quickstart_family_differs_in_the_model_alone():

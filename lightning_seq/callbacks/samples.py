@@ -12,6 +12,7 @@ from lightning_seq.callbacks.probe import inputs_of, undisturbed
 from lightning_seq.errors import InputError
 from lightning_seq.figures import forgiving
 from lightning_seq.generation import check_sampling
+from lightning_seq.networks.base import IGNORE_INDEX
 from lightning_seq.prompts import read, written
 
 EXAMPLE_TOKENS = 8
@@ -28,7 +29,7 @@ class SampleLogger(Callback):
         prompt: The text to continue, or ids where the model has no tokenizer. A newline, the default, is in
             nearly every corpus and lets the model begin a paragraph of its own. Where the prompt is nothing
             that the model reads, as a newline is not for ids, it continues the beginning of the first
-            validation example.
+            validation example, up to the first token that is scored.
         max_new_tokens: How many tokens to add.
         temperature: Below 1 the model keeps to what it finds likely, above 1 it dares more; 0 always takes
             the likeliest token.
@@ -90,7 +91,7 @@ class SampleLogger(Callback):
         """Keeps the beginning of the first example that comes by, for a prompt that cannot be read."""
         inputs = None if self._example else inputs_of(batch)
         if inputs is not None:
-            self._example = inputs[:1].flatten()[:EXAMPLE_TOKENS].tolist()
+            self._example = inputs[:1].flatten()[: _unscored(batch) or EXAMPLE_TOKENS].tolist()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Samples and writes."""
@@ -128,6 +129,13 @@ class SampleLogger(Callback):
         heading = f"step {trainer.global_step:,}" + ("" if loss is None else f", val_loss {loss:.3f}")
         with (folder / "samples.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"=== {heading} ===\n{self.last}\n\n")
+
+
+def _unscored(batch: Any) -> int:
+    """Returns how many tokens the first example gives before it asks for one; 0 where all are asked for."""
+    targets = batch.get("targets") if isinstance(batch, dict) else None
+    scored = [] if targets is None else (targets[0] != IGNORE_INDEX).nonzero().flatten().tolist()
+    return scored[0] + 1 if scored and scored[0] > 0 else 0
 
 
 def _reads(pl_module: Any, prompt: str) -> bool:

@@ -43,6 +43,7 @@ def _validation(trainer: Trainer) -> str:
             ("val_loss", "loss"),
             ("val_perplexity", "perplexity"),
             ("val_bits_per_character", "bits per character"),
+            ("val_accuracy", "accuracy"),
         )
         if key in metrics
     ]

@@ -239,3 +239,14 @@ def test_predict_puts_documents_back_into_their_order(command, trained, here):
         with torch.no_grad():
             expected.append(model.network(tokens[:, :-1], None, tokens[:, 1:])[0][0])
     torch.testing.assert_close(torch.from_numpy(np.load(here / "out" / "losses.npy")), torch.cat(expected))
+
+
+def test_a_memory_task_shows_its_accuracy_and_goes_on_where_it_is_asked(command, here):
+    task = ["--data=CopyTask", "--data.length=2", "--data.delay=3", "--data.symbols=4"]
+    run = ["--trainer.max_steps=2", "--trainer.val_check_interval=1", "--trainer.enable_progress_bar=false"]
+    sample = ["--trainer.callbacks=SampleLogger", "--trainer.callbacks.max_new_tokens=2"]
+    status, said = command("fit", *LSTM, *task, *run, *sample, "--seed_everything=0", "--run_dir=run")
+    assert status == 0, said
+    assert re.search(r"validation  loss [\d.]+, perplexity [\d.]+, accuracy 0\.\d{4}\n", said)
+    text = (here / "run/samples.txt").read_text()
+    assert len(re.findall(r"^[a-d] [a-d] \. \. \. recall \S+ \S+$", text, re.MULTILINE)) == 2
