@@ -1,5 +1,6 @@
 """A training that was stopped, whenever and however, ends to the bit as one that was not."""
 
+import logging
 import os
 import signal
 
@@ -11,6 +12,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_seq.callbacks import LastCheckpoint
 from lightning_seq.data import SequenceDataModule
+from lightning_seq.errors import InputError
 from lightning_seq.models import LSTMLanguageModel, TransformerLanguageModel
 
 DOCUMENTS = ["".join(chr(97 + i * (i + k) % 23) for i in range(20 + 37 * k % 50)) for k in range(16)]
@@ -158,3 +160,82 @@ def test_a_second_training_of_the_same_data_begins_at_the_beginning(fit, tmp_pat
         trainer.fit(model, data, ckpt_path=ckpt_path, weights_only=True)
         hashes.append(data.consumed_hash)
     assert len(set(hashes)) == 1
+
+
+def lstm(data):
+    torch.manual_seed(0)
+    return LSTMLanguageModel(data.vocab_size, embedding_dim=6, hidden_size=7, num_layers=2)
+
+
+@pytest.fixture
+def data(tmp_path):
+    def data(cls=Data, **options):
+        return cls(batch_size=3, context_length=8, cache_dir=str(tmp_path / "cache"), **options)
+
+    return data
+
+
+def test_the_same_training_may_be_made_longer(data, quiet_trainer):
+    whole, half = data(), data()
+    quiet_trainer(max_epochs=3, limit_val_batches=0).fit(lstm(whole), whole)
+    trainer = quiet_trainer(max_epochs=1, limit_val_batches=0)
+    trainer.fit(model := lstm(half), half)
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(model, half)
+    assert half.consumed_hash == whole.consumed_hash
+
+
+def test_to_look_at_the_batches_changes_nothing(data, quiet_trainer, tmp_path):
+    class Look(Callback):
+        def on_train_batch_end(self, trainer, *args):
+            next(iter(trainer.datamodule.train_dataloader()))
+
+    hashes = []
+    for callbacks in ([], [Look()]):
+        looked = data()
+        keep = {"callbacks": [*callbacks, LastCheckpoint(str(tmp_path))], "enable_checkpointing": True}
+        quiet_trainer(max_steps=5, limit_val_batches=0, **keep).fit(lstm(looked), looked)
+        rest = data()
+        trainer = quiet_trainer(max_steps=9, limit_val_batches=0)
+        trainer.fit(lstm(rest), rest, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+        hashes += [looked.consumed_hash, rest.consumed_hash]
+    assert hashes[:2] == hashes[2:]
+
+
+def test_a_test_in_between_forgets_nothing(data, quiet_trainer, tmp_path):
+    tested = data()
+    trainer = quiet_trainer(max_steps=5, limit_val_batches=0)
+    trainer.fit(model := lstm(tested), tested)
+    trainer.save_checkpoint(tmp_path / "before.ckpt")
+    resume = {"ckpt_path": tmp_path / "before.ckpt", "weights_only": True}
+    trainer.test(model, tested, **resume, verbose=False)
+    trainer.save_checkpoint(tmp_path / "after.ckpt")
+    saved = [torch.load(tmp_path / f"{name}.ckpt")["Data"] for name in ("before", "after")]
+    assert saved[0] == saved[1]
+
+
+def test_a_finished_training_resumed_still_knows_its_hash(data, quiet_trainer, tmp_path):
+    finished, again = data(), data()
+    keep = {"callbacks": [LastCheckpoint(str(tmp_path))], "enable_checkpointing": True}
+    quiet_trainer(max_steps=5, limit_val_batches=0, **keep).fit(lstm(finished), finished)
+    trainer = quiet_trainer(max_steps=5, limit_val_batches=0)
+    trainer.fit(lstm(again), again, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert again.consumed_hash == finished.consumed_hash
+
+
+class OtherData(Data):
+    """A class of its own, which a checkpoint of Data says nothing of."""
+
+
+def test_the_data_of_another_class_is_refused(data, quiet_trainer, tmp_path, caplog):
+    first = data()
+    keep = {"callbacks": [LastCheckpoint(str(tmp_path))], "enable_checkpointing": True}
+    quiet_trainer(max_steps=5, limit_val_batches=0, **keep).fit(lstm(first), first)
+    resume = {"ckpt_path": tmp_path / "last.ckpt", "weights_only": True}
+    said = "cannot go on exactly: the data was none of a OtherData.*strict_resume false"
+    with pytest.raises(InputError, match=said):
+        quiet_trainer(max_steps=9, limit_val_batches=0).fit(lstm(first), data(OtherData), **resume)
+    caplog.set_level(logging.INFO)
+    other = data(OtherData, strict_resume=False)
+    quiet_trainer(max_steps=9, limit_val_batches=0).fit(lstm(first), other, **resume)
+    assert "the data was none of a OtherData, so the batches are not" in caplog.text

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -37,8 +38,9 @@ class ResumableDataModule(LightningDataModule, ABC):
     def __init__(self, strict_resume: bool = True) -> None:
         super().__init__()
         self.strict_resume = strict_resume
-        self._training: TrainingLoader | None = None
         self._resume: dict[str, Any] | None = None
+        self._latest: TrainingLoader | None = None
+        self._made: WeakSet[TrainingLoader] = WeakSet()  # since this training began
 
     @property
     @abstractmethod
@@ -72,26 +74,40 @@ class ResumableDataModule(LightningDataModule, ABC):
         """A running CRC-32 of all inputs that this rank trained on, the same however often it was stopped."""
         return self._training.consumed_hash if self._training else None
 
+    @property
+    def _training(self) -> TrainingLoader | None:
+        """The loader that is trained on: the trainer's, whoever else asked for one to look at."""
+        used = getattr(self.trainer, "train_dataloader", None)
+        return used if isinstance(used, TrainingLoader) and used in self._made else self._latest
+
+    @property
+    def _under_way(self) -> bool:
+        return self.trainer is not None and any(counters_of(self.trainer)() or ())
+
     def setup(self, stage: str) -> None:
-        """Forgets where the training before stood; what a checkpoint says comes after this."""
-        if stage == "fit":
-            self._resume = self._training = None
+        """Forgets where another training stood; what a checkpoint says of this one comes after it."""
+        if stage == "fit" and not self._under_way:
+            self._begin_at(None)
+
+    def _begin_at(self, resume: dict[str, Any] | None) -> None:
+        self._resume, self._latest, self._made = resume, None, WeakSet()
 
     def train_dataloader(self) -> TrainingLoader:
         """Returns the training batches, from where training stands."""
-        if self._resume:
-            self._check_identity(self._resume.get("identity", {}))
+        before = self._training if self._under_way else None
+        if before is None:
+            self._check_checkpoint()
         counters = counters_of(self.trainer) if self.trainer else None
-        before = self._training if counters and any(counters() or ()) else None
-        self._training = TrainingLoader(self.batches("train", training=True), self._pin_memory, counters)
+        loader = TrainingLoader(self.batches("train", training=True), self._pin_memory, counters)
         if before is not None:  # a new loader for the next epoch of the same training
-            self._training.load_marks(before.marks())
+            loader.load_marks(before.marks())
         elif self._resume:
-            self._training.load_state_dict(self._resume)
+            loader.load_state_dict(self._resume)
             ranks = self._resume.get("ranks", [])
-            if len(ranks) == self.world_size:
-                self._training.load_marks(ranks[self.rank])
-        return self._training
+            loader.load_marks(ranks[self.rank] if len(ranks) == self.world_size else [])
+        self._latest = loader
+        self._made.add(loader)
+        return loader
 
     def val_dataloader(self) -> SequenceLoader:
         """Returns the validation split, each target once."""
@@ -122,25 +138,29 @@ class ResumableDataModule(LightningDataModule, ABC):
         return {**self._training.state_dict(), "identity": self._identity(), "ranks": marks}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from where a checkpoint stood."""
-        self._resume = state_dict or None
-        self._training = None
+        """Goes on from where a checkpoint stood, unless it is only to be evaluated."""
+        if self.trainer is None or self.trainer.state.fn in (None, "fit"):
+            self._begin_at(state_dict)
 
     def _identity(self) -> dict[str, Plain]:
         return {**self.identity(), "world_size": self.world_size}
 
-    def _check_identity(self, before: dict[str, Plain]) -> None:
-        now = self._identity()
-        changes = [name for name in before if name in now and before[name] != now[name]]
-        if not changes:
-            return
-        what = ", ".join(f"{name} was {before[name]!r} and is {now[name]!r}" for name in changes)
-        if self.strict_resume:
+    def _check_checkpoint(self) -> None:
+        """Compares what a checkpoint's training was fed with, if there is one, with what this one will be."""
+        if self._resume:
+            before, now = self._resume.get("identity", {}), self._identity()
+            changes = [name for name in before if name in now and before[name] != now[name]]
+            what = ", ".join(f"{name} was {before[name]!r} and is {now[name]!r}" for name in changes)
+        else:
+            elsewhere = self._under_way and self.trainer is not None and self.trainer.ckpt_path
+            what = f"the data was none of a {type(self).__name__}" if elsewhere else ""
+        if what and self.strict_resume:
             raise InputError(
                 f"the checkpoint's training cannot go on exactly: {what}; set it back, or give "
                 "data.strict_resume false to go on with the other batches"
             )
-        rank_zero_info(f"resume: {what}, so the batches are not the ones that an unbroken run would see")
+        if what:
+            rank_zero_info(f"resume: {what}, so the batches are not the ones that an unbroken run would see")
 
 
 def _of_data_ranks(rank: int, world_size: int, mine: Any) -> list[Any]:

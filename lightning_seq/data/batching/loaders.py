@@ -3,12 +3,26 @@
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
 
 from lightning_seq.data.batching.batches import Batch, Batches
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Batches of a stream: where it stands is not to be told from the number of a step."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns where it stands."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from ``state``."""
+
 
 Counters = Callable[[], "tuple[int, int] | None"]
 Mark = dict[str, Any]
@@ -69,7 +83,7 @@ class TrainingLoader(SequenceLoader):
         self._return_to_mark()
         for batch in self._read(self._epoch, self._position):
             self._position += 1
-            self._hash = zlib.crc32(batch["inputs"].numpy().data, self._hash)
+            self._hash = zlib.crc32(np.ascontiguousarray(batch["inputs"].numpy()).data, self._hash)
             self._set_mark()
             yield self._pinned(batch)
 
@@ -86,14 +100,15 @@ class TrainingLoader(SequenceLoader):
         here = [mark for mark in self._marks if (mark["epoch"], mark["position"]) == self._here]
         for mark in here or list(self._marks)[-1:]:
             self._hash = mark["hash"]
-            if "stream" in mark and mark["stream"] != self.batches.state_dict():  # type: ignore[attr-defined]
-                self.batches.load_state_dict(mark["stream"])  # type: ignore[attr-defined]
+            stream = mark.get("stream")
+            if stream and isinstance(self.batches, Stateful) and stream != self.batches.state_dict():
+                self.batches.load_state_dict(stream)
         self._set_mark()
 
     def _set_mark(self) -> None:
         epoch, position = self._here
         mark: Mark = {"epoch": epoch, "position": position, "hash": self._hash}
-        if hasattr(self.batches, "state_dict"):  # a stream: where it stands is not to be told from numbers
+        if isinstance(self.batches, Stateful):
             mark["stream"] = self.batches.state_dict()
         self._marks.append(mark)
 
@@ -105,18 +120,19 @@ class TrainingLoader(SequenceLoader):
         """Returns what this rank alone knows of where it stands: for its own checkpoint's entry."""
         return list(self._marks)
 
-    def load_marks(self, marks: list[Mark]) -> None:
-        """Takes this rank's entry of a checkpoint."""
-        self._marks.extend(marks)
-
     def state_dict(self) -> dict[str, int]:
         """Returns where training stands: the same on every rank, since only rank 0's is saved."""
         return {"epoch": self._epoch, "position": self._position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes on from ``state`` when next iterated over without a trainer that knows better."""
+        """Goes on from ``state``, where no trainer knows better."""
         self._epoch, self._position = state["epoch"], state["position"]
         self._resumed = True
+
+    def load_marks(self, marks: list[Mark]) -> None:
+        """Takes this rank's entry of a checkpoint."""
+        self._marks.extend(marks)
+        self._hash = marks[-1]["hash"] if marks else 0
 
 
 def counters_of(trainer: "Trainer") -> Counters:
