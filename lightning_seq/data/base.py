@@ -80,8 +80,10 @@ class SequenceDataModule(ResumableDataModule):
         if tokenizer is not None:
             check_spec(tokenizer, max_vocab_size)
         one_of(batching=batching, choices=("contiguous", "blocks", "documents"))
-        at_least(1, batch_size=batch_size, context_length=context_length, num_proc=num_proc or 1)
+        at_least(1, batch_size=batch_size, context_length=context_length)
         at_least(0, seed=seed)
+        if num_proc is not None:
+            at_least(1, num_proc=num_proc)
         if tokens_per_batch is not None:
             at_least(1, tokens_per_batch=tokens_per_batch)
             if batching != "documents":
@@ -235,6 +237,15 @@ class SequenceDataModule(ResumableDataModule):
         """Yields each document of ``split`` with its ids."""
         return encode(self.tokenizer, self._texts(split), self.num_proc)
 
+    def _unchanged(self, split: Split) -> Iterator[tuple[str, Ids]]:
+        """Yields what ``encoded`` does, and then refuses to keep it under the digest of another text."""
+        yield from self.encoded(split)
+        if self.fingerprint(split) != self._fingerprint(split):
+            raise InputError(
+                f"the {split} split of {self.describe()} changed while it was tokenized; start again, when "
+                "nothing writes to it"
+            )
+
     def _fingerprint(self, split: Split) -> str:
         if split not in self._fingerprints:
             self._fingerprints[split] = self.fingerprint(split)
@@ -251,6 +262,6 @@ class SequenceDataModule(ResumableDataModule):
     def _store(self, split: Split) -> TokenStore:
         if split not in self._stores:
             self._stores[split] = TokenStore.open_or_build(
-                self.store_path(split), lambda: self.encoded(split), self.vocab_size
+                self.store_path(split), lambda: self._unchanged(split), self.vocab_size
             )
         return self._stores[split]

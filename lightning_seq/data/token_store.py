@@ -1,12 +1,13 @@
 """Tokenized text on disk: built once, memory-mapped by every rank, never half-written."""
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from lightning_seq.data.disk import explaining_disk_errors, scratch_folder, write_file
 
 FORMAT = 2
+ATTEMPTS = 10  # at a place where others move things, too
 CONVERTED_AT_ONCE = 1 << 20  # ids: a document may be as large as the corpus
 
 Encoded = Iterable[tuple[str, npt.NDArray[Any]]]
@@ -62,32 +64,29 @@ class TokenStore:
         return {**self.__dict__, "_tokens": None}  # another process maps the file anew
 
     @classmethod
-    def open(cls, path: Path) -> Self | None:
+    def open(cls, path: Path) -> "TokenStore | None":
         """Returns the store at ``path``, or None where there is no whole one."""
-        with suppress(OSError, ValueError, KeyError, TypeError):
+        with suppress(OSError, EOFError, ValueError, KeyError, TypeError, IndexError):
             store = cls(path)
-            size = (path / "tokens.bin").stat().st_size
-            if (
-                size == len(store) * store.dtype.itemsize
-                and len(store.documents) == store.counts.documents + 1
-            ):
+            size, starts = (path / "tokens.bin").stat().st_size, store.documents
+            whole = size == len(store) * store.dtype.itemsize and starts.dtype == np.int64
+            if whole and len(starts) == store.counts.documents + 1 and starts[-1] == len(store):
                 return store
         return None
 
     @classmethod
-    def open_or_build(cls, path: Path, encoded: Callable[[], Encoded], vocab_size: int) -> Self:
+    def open_or_build(cls, path: Path, encoded: Callable[[], Encoded], vocab_size: int) -> "TokenStore":
         """Returns the store at ``path``, built from ``encoded()`` where there is no whole one.
 
         Any number of processes may do this at once: each builds in a folder of its own, the first to finish
         renames it into place, and the others discard theirs.
         """
-        if store := cls.open(path):
+        if (store := cls.open(path)) is not None:  # an empty one is false
             return store
         with scratch_folder(path) as folder:
             _write(folder, encoded(), np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32))
             with explaining_disk_errors(path.parent):
-                _move_into_place(folder, path)
-                return cls(path)
+                return _in_place(folder, path)
 
 
 @dataclass
@@ -120,14 +119,15 @@ def _write(folder: Path, encoded: Encoded, dtype: np.dtype[Any]) -> None:
     write_file(folder / "meta.json", [json.dumps(meta).encode("utf-8")])
 
 
-def _move_into_place(folder: Path, path: Path) -> None:
-    try:
-        folder.rename(path)
-    except OSError:
-        if TokenStore.open(path):
-            return  # another process was first, and its store is as good
-        if not path.exists():
-            raise
-        with scratch_folder(path) as rubbish:
+def _in_place(folder: Path, path: Path) -> TokenStore:
+    """Returns the store at ``path``: that of ``folder``, or as good a one of another process."""
+    for attempt in range(ATTEMPTS):
+        time.sleep(attempt * 0.01)
+        with suppress(OSError):  # there is one already; or another process took ours for the damaged one
+            folder.rename(path)
+        if (store := TokenStore.open(path)) is not None:
+            return store
+        with suppress(FileNotFoundError), scratch_folder(path) as rubbish:
             path.rename(rubbish / "damaged")
-        folder.rename(path)
+    folder.rename(path)
+    return TokenStore(path)

@@ -132,3 +132,14 @@ def test_the_command_line_reaches_the_arguments_of_the_base(tmp_path):
     data = parser.instantiate(config).data
     assert (data.batch_size, data.batching, data.path) == (8, "blocks", "python-docs")
     assert data.hparams["batch_size"] == 8
+
+
+def test_a_text_that_changes_while_it_is_tokenized_is_not_kept(tmp_path):
+    file = tmp_path / "text.txt"
+    file.write_text("abc " * 50)
+    data = TextDataModule(str(file), tokenizer="byte", cache_dir=str(tmp_path / "cache"))
+    path = data.store_path("train")
+    file.write_text("xyz " * 50)
+    with pytest.raises(InputError, match=r"the train split of .*text\.txt changed while it was tokenized"):
+        data.prepare_data()
+    assert not path.exists()

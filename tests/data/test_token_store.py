@@ -68,6 +68,8 @@ def test_a_damaged_store_is_rebuilt(tmp_path, damage):
     os.truncate(path / damage, (path / damage).stat().st_size - 2)
     assert TokenStore.open(path) is None
     assert TokenStore.open_or_build(path, encoded, 256).tokens.tolist() == list("".join(TEXTS).encode())
+    (path / damage).write_bytes(b"")
+    assert TokenStore.open(path) is None
     (path / damage).unlink()
     assert TokenStore.open_or_build(path, encoded, 256).documents.tolist() == [0, 4, 12, 16]
     assert [each.name for each in tmp_path.iterdir()] == ["store"]
@@ -131,6 +133,35 @@ def test_four_processes_build_one_store(tmp_path):
         racer.join()
     assert sums == {20_000 * sum(i % 256 for i in range(200))}
     assert [each.name for each in tmp_path.iterdir()] == ["store"]
+
+
+def race_for_damaged(paths, barrier, results):
+    try:
+        for path in paths:
+            barrier.wait(30)
+            TokenStore.open_or_build(path, encoded, 256)
+        results.put(None)
+    except Exception as error:
+        barrier.abort()
+        results.put(error)
+
+
+@FORKING
+def test_four_processes_mend_a_damaged_store(tmp_path):
+    processes = multiprocessing.get_context("fork")
+    paths = [tmp_path / f"store{i}" for i in range(50)]
+    for path in paths:
+        path.mkdir()
+        (path / "meta.json").write_text("damaged")
+    barrier, results = processes.Barrier(4), processes.Queue()
+    racers = [processes.Process(target=race_for_damaged, args=(paths, barrier, results)) for _ in range(4)]
+    for racer in racers:
+        racer.start()
+    assert [results.get(timeout=60) for _ in racers] == [None] * 4
+    for racer in racers:
+        racer.join()
+    assert all(TokenStore.open(path) is not None for path in paths)
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
 
 
 @FORKING
