@@ -14,7 +14,7 @@ class InputError(ValueError):
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """Returns ``" (did you mean 'x'?)"`` for the closest of ``choices``, or an empty string."""
-    by_lower = {choice.lower(): choice for choice in choices}
+    by_lower = {choice.lower(): choice for choice in choices if choice != name}
     matches = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
     matches = matches or sorted(
         choice for choice in by_lower if len(name) > 2 and choice.startswith(name.lower())

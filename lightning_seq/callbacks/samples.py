@@ -29,7 +29,7 @@ class SampleLogger(Callback):
         prompt: The text to continue, or ids where the model has no tokenizer. A newline, the default, is in
             nearly every corpus and lets the model begin a paragraph of its own. Where the prompt is nothing
             that the model reads, as a newline is not for ids, it continues the beginning of the first
-            validation example, up to the first token that is scored.
+            validation example; of a task its question, and it adds no more than is asked for.
         max_new_tokens: How many tokens to add.
         temperature: Below 1 the model keeps to what it finds likely, above 1 it dares more; 0 always takes
             the likeliest token.
@@ -51,7 +51,7 @@ class SampleLogger(Callback):
             raise InputError(f"SampleLogger got max_new_tokens={max_new_tokens}, expected at least 1")
         check_sampling(temperature, top_k, top_p)
         self.prompt = prompt
-        self.options = {
+        self.options: dict[str, Any] = {
             "max_new_tokens": max_new_tokens,
             "temperature": temperature,
             "top_k": top_k,
@@ -60,6 +60,7 @@ class SampleLogger(Callback):
         }
         self.last = ""
         self._example: list[int] = []
+        self._asked: int | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses a model that cannot write."""
@@ -91,7 +92,8 @@ class SampleLogger(Callback):
         """Keeps the beginning of the first example that comes by, for a prompt that cannot be read."""
         inputs = None if self._example else inputs_of(batch)
         if inputs is not None:
-            self._example = inputs[:1].flatten()[: _unscored(batch) or EXAMPLE_TOKENS].tolist()
+            length, self._asked = _question(batch)
+            self._example = inputs[:1].flatten()[:length].tolist()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Samples and writes."""
@@ -119,6 +121,8 @@ class SampleLogger(Callback):
             f"from the validation data: {text}"
         )
         self.prompt = text
+        if self._asked is not None:
+            self.options["max_new_tokens"] = min(self.options["max_new_tokens"], self._asked)
 
     def _append(self, trainer: Trainer) -> None:
         # not trainer.log_dir, which is a collective
@@ -131,11 +135,11 @@ class SampleLogger(Callback):
             file.write(f"=== {heading} ===\n{self.last}\n\n")
 
 
-def _unscored(batch: Any) -> int:
-    """Returns how many tokens the first example gives before it asks for one; 0 where all are asked for."""
+def _question(batch: Any) -> tuple[int, int | None]:
+    """Returns how many tokens the first example gives before it asks for some, and how many it asks for."""
     targets = batch.get("targets") if isinstance(batch, dict) else None
     scored = [] if targets is None else (targets[0] != IGNORE_INDEX).nonzero().flatten().tolist()
-    return scored[0] + 1 if scored and scored[0] > 0 else 0
+    return (scored[0] + 1, len(scored)) if scored and scored[0] > 0 else (EXAMPLE_TOKENS, None)
 
 
 def _reads(pl_module: Any, prompt: str) -> bool:

@@ -30,9 +30,10 @@ def report_class_changes(config: Any, files: Iterable[str]) -> None:
             continue
         named = recipe.get("init_args") or {}
         kept = ", ".join(name for name in named if name in accepted) or "nothing"
-        dropped = ", ".join(name for name in named if name not in accepted) or "none"
+        lost = [name for name in named if name not in accepted]
+        dropped = f"; dropped {', '.join(lost)}" if lost else ""
         old = _short(recipe["class_path"])
-        rank_zero_info(f"{key}: {new} replaces the recipe's {old}; kept {kept}; dropped {dropped}")
+        rank_zero_info(f"{key}: {new} replaces the recipe's {old}; kept {kept}{dropped}")
 
 
 def _short(class_path: str) -> str:
@@ -65,7 +66,7 @@ def adopt_checkpoint(config: Any, path: str, line: Iterable[str], fit: bool) -> 
     content = checkpoints.read(path)
     entry = content.get(checkpoints.KEY, {})
     _check_class(config.model.class_path, entry.get("class_path"), path)
-    explicit = {found[1] for word in line if (found := re.match(r"--model\.(?:init_args\.)?(\w+)", word))}
+    explicit = _given(line, "model")
     if fit:
         _check_steps_left(content.get("global_step", 0), config, path)
     model = config.model.get("init_args") or {}
@@ -76,10 +77,17 @@ def adopt_checkpoint(config: Any, path: str, line: Iterable[str], fit: bool) -> 
         model[name] = _plain(value)
     data = (config.get("data") or {}).get("init_args") or {}
     if entry.get("tokenizer") and "tokenizer" in data:
-        agreed(entry["tokenizer"], data["tokenizer"])
+        if "tokenizer" in _given(line, "data"):
+            agreed(entry["tokenizer"], data["tokenizer"])
         data["tokenizer"] = path
         if "max_vocab_size" in data:  # the checkpoint's tokenizer has its size
             data["max_vocab_size"] = None
+
+
+def _given(line: Iterable[str], section: str) -> set[str]:
+    """Returns the names of the options of ``section`` that the command line holds itself."""
+    pattern = rf"--{section}\.(?:init_args\.)?(\w+)"
+    return {found[1] for word in line if (found := re.match(pattern, word))}
 
 
 def _check_steps_left(step: int, config: Any, path: str) -> None:

@@ -27,6 +27,7 @@ def end_of_fit(trainer: Trainer, run_directory: Path) -> str:
 
 
 def _quoted(text: str) -> list[str]:
+    text = "".join(each if each.isprintable() or each in "\n\t" else repr(each)[1:-1] for each in text)
     wrapped = [part for line in text.strip().splitlines() for part in textwrap.wrap(line, WIDTH - 4) or [""]]
     return [f"  | {line}".rstrip() for line in wrapped[:8]]
 

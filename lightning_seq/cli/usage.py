@@ -4,6 +4,7 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -12,6 +13,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning_seq import recipes
 from lightning_seq.errors import InputError, did_you_mean
 
+_GROUPS = {"trainer.callbacks": Callback, "data": LightningDataModule}
 _BASES = {"model": LightningModule, "data": LightningDataModule, "callbacks": Callback}
 
 
@@ -89,7 +91,9 @@ def _unknown_parameter(message: str, options: Iterable[str]) -> str | None:
         return None
     if path.endswith(".LightningModule"):
         return f"no model is chosen for model.{name}: give --config RECIPE or --model CLASS before it"
-    group = "trainer.callbacks" if ".callbacks" in path else "data" if "DataModule" in path else "model"
+    group = next(
+        (key for key, base in _GROUPS.items() if issubclass(pkgutil.resolve_name(path), base)), "model"
+    )
     more = f": `lightning-seq fit --{group}.help {_short(path)}` lists them"
     return f"{_short(path)} has no option {name!r}{did_you_mean(name, _parameters(path))}{more}"
 
@@ -109,6 +113,18 @@ def _broken_import(message: str, options: Iterable[str]) -> str | None:
         return None
     key = _search(r'Parser key "([\w.]+)"', message) or "class"
     return f"{key}: {found[1]}: {found[2].strip()}"
+
+
+def _abstract(message: str, options: Iterable[str]) -> str | None:
+    if "but is abstract" not in message:
+        return None
+    paths = re.findall(r"[A-Za-z_]\w*(?:\.\w+)+", message)
+    for path in paths:
+        with suppress(ImportError, AttributeError):
+            if inspect.isabstract(cls := pkgutil.resolve_name(path)):
+                missing = ", ".join(sorted(cls.__abstractmethods__))
+                return f"{path} lacks {missing}: write what its base class asks for"
+    return None
 
 
 def _unknown_class(message: str, options: Iterable[str]) -> str | None:
@@ -152,5 +168,6 @@ _RULES = (
     _unknown_parameter,
     _wrong_value,
     _broken_import,
+    _abstract,
     _unknown_class,
 )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from tokenizers import Tokenizer
 
 from lightning_seq.data.batching.batches import Batch
@@ -15,6 +16,8 @@ from lightning_seq.data.resumable import Plain, ResumableDataModule
 from lightning_seq.data.sources.documents import SPLITS, Split
 from lightning_seq.data.tokenization.id_names import names_tokenizer, refuse_other_names
 from lightning_seq.networks.base import IGNORE_INDEX
+
+OF_BATCHES = ("batch_size", "train_batches", "seed")
 
 Scored = npt.NDArray[np.bool_]
 
@@ -106,6 +109,14 @@ class MemoryTask(ResumableDataModule):
         """
         mending = "give the task and sizes that it was trained with"
         refuse_other_names(json, self.tokenizer, type(self).__name__, mending)
+
+    def setup(self, stage: str) -> None:
+        """Says, before training, what the task is."""
+        super().setup(stage)
+        if stage == "fit":
+            sizes = [f"{name} {value}" for name, value in self.identity().items() if name not in OF_BATCHES]
+            head = f"data: {type(self).__name__}"
+            rank_zero_info(f"{', '.join([head, *sizes])}, vocabulary {self.vocab_size}")
 
     def batches(self, split: Split, training: bool) -> "TaskBatches":
         """Returns this rank's batches of ``split``."""

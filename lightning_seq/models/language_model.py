@@ -221,8 +221,11 @@ class LanguageModel(LightningModule):
         ):
             of_data = getattr(self._datamodule(), name, None)
             if of_data is not None and of_model is not None and of_data > of_model:
+                argument = name in getattr(self._datamodule(), "hparams", {})
+                less = f"lower data.{name}" if argument else "make the data's sequences shorter"
+                less = "take the data it was made for" if name == "vocab_size" else less
                 raise InputError(
-                    f"data.{name} is {of_data} and the model's {name} is {of_model}: lower data.{name}, or "
+                    f"data.{name} is {of_data} and the model's {name} is {of_model}: {less}, or "
                     f"build the model with model.{name} {of_data} or more"
                 )
 

@@ -24,6 +24,20 @@ def test_a_checkpoint_is_tested_with_its_own_architecture_and_tokenizer(command,
     assert "model.vocab_size" not in said
 
 
+def test_the_checkpoints_tokenizer_wins_over_the_recipes_and_not_over_the_lines(command, here):
+    assert command("fit", *LSTM, *TINY, "--data.tokenizer=word", "--run_dir=run")[0] == 0
+    last = "--ckpt_path=run/checkpoints/last.ckpt"
+    (here / "recipe.yaml").write_text(
+        "data:\n  class_path: TextDataModule\n  init_args:\n    tokenizer: byte\n"
+    )
+    line = [*LSTM, "--config=recipe.yaml", *TINY]
+    status, said = command("test", *line, last)
+    assert status == 0, said
+    status, said = command("test", *line, last, "--data.tokenizer=character")
+    assert status == 1
+    assert "trained with a word tokenizer and the data asks for 'character'" in said
+
+
 @pytest.mark.parametrize("act", ["validate", "test", "predict"])
 def test_every_evaluation_runs_from_a_checkpoint(command, trained, act):
     status, said = command(act, *LSTM, *TINY, "--ckpt_path", trained)

@@ -16,6 +16,17 @@ from tests.cli.conftest import LSTM, TINY
             2,
             "no class 'LSTMLanguageModl' for model .did you mean 'LSTMLanguageModel'",
         ),
+        (
+            ["--data=CopyTask", "--data.context_length=8"],
+            2,
+            "CopyTask has no option 'context_length'.*: `lightning-seq fit --data.help CopyTask` lists them",
+        ),
+        (
+            ["--data=TokenDataModule", "--data.tokenizer=byte"],
+            2,
+            "TokenDataModule has no option 'tokenizer': `lightning-seq fit --data.help TokenDataModule`",
+        ),
+        (["--data=my_diary.Diary"], 2, "my_diary.Diary lacks documents"),
         (["--data=TextDatModule"], 2, "no class 'TextDatModule' for data .did you mean 'TextDataModule'"),
         (["--trainer.callbacks+=AttentionLoger"], 2, "for callbacks .did you mean 'AttentionLogger'"),
         (["--model=mine.Model"], 2, "model: mine.Model: No module named 'mine'"),
@@ -58,6 +69,9 @@ def test_bad_input_gets_one_line_and_leaves_nothing(command, here, line, status,
     (here / "odd.yaml").write_text("model: [1, 2\n")
     (here / "list.yaml").write_text("- 1\n")
     (here / "stray.yaml").write_text("trainr:\n  max_steps: 3\n")
+    (here / "my_diary.py").write_text(
+        "from lightning_seq.data import SequenceDataModule\nclass Diary(SequenceDataModule): pass\n"
+    )
     got, said = command("fit", *LSTM, *TINY, *line)
     errors = [text for text in said.splitlines() if text.startswith("error: ")]
     assert got == status, said

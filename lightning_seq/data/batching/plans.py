@@ -132,7 +132,8 @@ class ContiguousPlan(Plan):
         def rows(step: int) -> Rows:
             starts = np.minimum(lanes + step * self.context_length, ends)
             stops = np.minimum(starts + self.context_length, ends)
-            return Rows(starts, stops, self.context_length, np.full(self.batch_size, step > 0))
+            width = min(self.context_length, length)
+            return Rows(starts, stops, width, np.full(self.batch_size, step > 0))
 
         return rows
 
@@ -156,6 +157,7 @@ class BlockPlan(Plan):
         mine = self.of_this_rank(np.minimum(starts, self.targets).reshape(len(self), self.rows))
 
         def rows(step: int) -> Rows:
-            return Rows(mine[step], np.minimum(mine[step] + length, self.targets), length)
+            width = min(length, self.targets)
+            return Rows(mine[step], np.minimum(mine[step] + length, self.targets), width)
 
         return rows

@@ -166,6 +166,12 @@ def test_a_text_without_a_target_cannot_be_scored(plan, tokens):
         plan(tokens=tokens, batch_size=2, context_length=3)
 
 
+@pytest.mark.parametrize("plan", [ContiguousPlan, BlockPlan])
+def test_no_row_of_an_evaluation_is_wider_than_the_text_makes_it(plan):
+    rows = plan(tokens=101, batch_size=2, context_length=10**9).epoch(0)(0)
+    assert rows.width == (50 if plan is ContiguousPlan else 100)
+
+
 def test_gather_shifts_and_pads():
     text = np.array([5, 6, 7, 8, 9], dtype=np.uint16)
     batch = gather(text, Rows(np.array([0, 3, 4]), np.array([3, 4, 4]), 3))
