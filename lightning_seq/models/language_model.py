@@ -14,6 +14,7 @@ from lightning_seq.errors import InputError
 from lightning_seq.metrics import TextLoss
 from lightning_seq.models.carried_state import CarriedState
 from lightning_seq.models.randomness import StepRandomness
+from lightning_seq.models.sizes import check_sizes
 from lightning_seq.models.training_log import TrainingLog
 from lightning_seq.models.unfinished_window import gradients_for_checkpoint, restore_gradients
 from lightning_seq.networks.base import IGNORE_INDEX
@@ -149,7 +150,7 @@ class LanguageModel(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Starts the sums anew."""
-        self._check_data()
+        check_sizes(self, self._datamodule())
         characters = getattr(self._datamodule(), "characters_per_token", None)
         dtype = torch.float32 if self.device.type == "mps" else torch.float64  # mps has no fp64
         accuracy = bool(getattr(self._datamodule(), "scores_accuracy", False))
@@ -201,7 +202,7 @@ class LanguageModel(LightningModule):
 
     def on_fit_start(self) -> None:
         """Checks that the data fits the network."""
-        self._check_data()
+        check_sizes(self, self._datamodule())
 
     def _datamodule(self) -> Any:
         return getattr(self.trainer, "datamodule", None)
@@ -213,21 +214,6 @@ class LanguageModel(LightningModule):
             self.tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else None
         elif hasattr(data, "adopt_tokenizer"):
             data.adopt_tokenizer(self.tokenizer.to_str())
-
-    def _check_data(self) -> None:
-        for name, of_model in (
-            ("vocab_size", self.hparams.get("vocab_size")),
-            ("context_length", getattr(self.network, "context_length", None)),
-        ):
-            of_data = getattr(self._datamodule(), name, None)
-            if of_data is not None and of_model is not None and of_data > of_model:
-                argument = name in getattr(self._datamodule(), "hparams", {})
-                less = f"lower data.{name}" if argument else "make the data's sequences shorter"
-                less = "take the data it was made for" if name == "vocab_size" else less
-                raise InputError(
-                    f"data.{name} is {of_data} and the model's {name} is {of_model}: {less}, or "
-                    f"build the model with model.{name} {of_data} or more"
-                )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds this model's class and tokenizer, and the state it carries, of all ranks' lanes."""
