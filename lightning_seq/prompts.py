@@ -21,6 +21,10 @@ def read(prompt: str, tokenizer: Tokenizer | None, vocab_size: int | None = None
     if tokenizer is None:
         return [_id(word, vocab_size) for word in prompt.split()]
     try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(f"the prompt is not UTF-8 at character {error.start}; give it as UTF-8") from error
+    try:
         ids: list[int] = tokenizer.encode(prompt, add_special_tokens=False).ids
     except Exception as error:  # the Rust side raises bare Exception
         known = tokenizer.get_vocab()

@@ -31,3 +31,8 @@ def test_an_unknown_name_is_named():
         InputError, match="the prompt has 'c', which names no id; there are 2 names, such as a b"
     ):
         read("a c", names_tokenizer(["a", "b"]))
+
+
+def test_what_is_no_text_is_no_prompt():
+    with pytest.raises(InputError, match="the prompt is not UTF-8 at character 3"):
+        read("caf\udce9", build_tokenizer("byte", []))

@@ -77,20 +77,22 @@ class SequenceDataModule(ResumableDataModule):
         # Not for the logger: the model may have a hyperparameter of the same name and another value.
         self.save_hyperparameters(logger=False)
         keep_plain(self.hparams)
+        at_least(1, batch_size=batch_size, context_length=context_length)
+        optional = {
+            "max_vocab_size": max_vocab_size,
+            "tokens_per_batch": tokens_per_batch,
+            "num_proc": num_proc,
+        }
+        at_least(1, **{name: value for name, value in optional.items() if value is not None})
+        at_least(0, seed=seed)
         if tokenizer is not None:
             check_spec(tokenizer, max_vocab_size)
         one_of(batching=batching, choices=("contiguous", "blocks", "documents"))
-        at_least(1, batch_size=batch_size, context_length=context_length)
-        at_least(0, seed=seed)
-        if num_proc is not None:
-            at_least(1, num_proc=num_proc)
-        if tokens_per_batch is not None:
-            at_least(1, tokens_per_batch=tokens_per_batch)
-            if batching != "documents":
-                raise InputError(
-                    f"tokens_per_batch is {tokens_per_batch} and batching {batching!r}, which takes "
-                    'batch_size rows; leave tokens_per_batch out, or give batching "documents"'
-                )
+        if tokens_per_batch is not None and batching != "documents":
+            raise InputError(
+                f"tokens_per_batch is {tokens_per_batch} and batching {batching!r}, which takes "
+                'batch_size rows; leave tokens_per_batch out, or give batching "documents"'
+            )
         self.batching = batching
         self.batch_size = batch_size
         self.context_length = context_length
@@ -186,8 +188,7 @@ class SequenceDataModule(ResumableDataModule):
             return
         self._announced = True
         counts = {split: self._store(split).counts for split in self.stored_splits}
-        fingerprints = [self._fingerprint(split) for split in SPLITS]
-        rank_zero_info(summary(self.describe(), fingerprints, counts, self.tokenizer))
+        rank_zero_info(summary(self.describe(), self._fingerprint("train"), counts, self.tokenizer))
 
     def batches(self, split: Split, training: bool) -> Batches:
         """Returns this rank's batches of ``split``."""
@@ -223,7 +224,7 @@ class SequenceDataModule(ResumableDataModule):
     def identity(self) -> dict[str, Plain]:
         """Returns the text and its tokens by their hashes, and how they are laid out."""
         return {
-            "text": f"sha256 {self._fingerprint('train')[:12]}",
+            "text": f"sha256 {self._fingerprint('train')[:8]}",
             "tokenizer": f"sha256 {digest([self.tokenizer.to_str()])[:12]}",
             "batching": self.batching,
             "batch_size": self.batch_size,

@@ -103,7 +103,7 @@ class AssociativeRecall(MemoryTask):
     def __init__(
         self, pairs: int = 8, queries: int = 8, keys: int = 32, values: int = 32, **kwargs: Any
     ) -> None:
-        at_least(1, pairs=pairs, queries=queries, values=values)
+        at_least(1, pairs=pairs, queries=queries, keys=keys, values=values)
         for name, value, bound, most in (
             ("queries", queries, "pairs", pairs),
             ("pairs", pairs, "keys", keys),

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ from tokenizers import Tokenizer
 
 from lightning_seq.data.base import SequenceDataModule
 from lightning_seq.data.batching.plans import Indices
-from lightning_seq.data.checks import at_least
+from lightning_seq.data.checks import at_least, path_or_sequences, plain_path
 from lightning_seq.data.sources.documents import FEWEST_TO_SPLIT_WHOLE, HELD_OUT, SPLITS, Split, whole_parts
-from lightning_seq.data.sources.files import apart, find_files, read_text
+from lightning_seq.data.sources.files import apart, find_files
 from lightning_seq.data.sources.token_sources import (
     SUFFIXES,
     Piece,
@@ -22,11 +23,13 @@ from lightning_seq.data.sources.token_sources import (
     pieces,
 )
 from lightning_seq.data.tokenization.encoding import Ids
-from lightning_seq.data.tokenization.id_names import names_tokenizer, refuse_other_names
+from lightning_seq.data.tokenization.id_names import names_tokenizer, read_names, refuse_other_names
+from lightning_seq.data.tokenization.tokenizers import vocabulary_size
 from lightning_seq.errors import InputError
 
 MOST_IDS = 1 << 22  # each has a name and a row of the embedding; beyond, they are no ids but quantities
 HASHED_AT_ONCE = 1 << 20
+TEXT_ARGUMENTS = ("tokenizer", "max_vocab_size", "num_proc")
 ARGUMENTS: dict[Split, str] = {"train": "path", "validation": "val_path", "test": "test_path"}
 
 _Span = tuple[list[TokenSource], int, int]
@@ -49,16 +52,23 @@ class TokenDataModule(SequenceDataModule):
         **kwargs: Arguments of SequenceDataModule, but for those of text.
     """
 
+    # PathLike comes last: the command line takes the first type that fits, and any text fits this one.
     def __init__(
         self,
-        path: str | list[Any],
-        val_path: str | list[Any] | None = None,
-        test_path: str | list[Any] | None = None,
+        path: str | list[Any] | PathLike[str],
+        val_path: str | list[Any] | PathLike[str] | None = None,
+        test_path: str | list[Any] | PathLike[str] | None = None,
         column: str = "tokens",
         vocab_size: int | None = None,
-        names: str | list[str] | None = None,
+        names: str | list[str] | PathLike[str] | None = None,
         **kwargs: Any,
     ) -> None:
+        _refuse_arguments_of_text(kwargs)
+        # These are saved as hyperparameters, and a checkpoint holds no Path.
+        path = path_or_sequences(path, "path")
+        val_path = None if val_path is None else path_or_sequences(val_path, "val_path")
+        test_path = None if test_path is None else path_or_sequences(test_path, "test_path")
+        names = plain_path(names)
         super().__init__(tokenizer=None, max_vocab_size=None, num_proc=None, **kwargs)
         if vocab_size is not None:
             at_least(1, vocab_size=vocab_size)
@@ -77,7 +87,7 @@ class TokenDataModule(SequenceDataModule):
     def vocab_size(self) -> int:
         """How many ids there are. It may be asked for before anything is set up, on every rank."""
         if self._vocab_size is None:
-            self._vocab_size = len(self._names()) if self.names is not None else self._largest() + 1
+            self._vocab_size = self._largest() + 1 if self.names is None else vocabulary_size(self.tokenizer)
         return self._vocab_size
 
     @property
@@ -123,7 +133,7 @@ class TokenDataModule(SequenceDataModule):
     def _names(self) -> list[str]:
         if self.names is None:
             return [str(i) for i in range(self.vocab_size)]
-        names = _read_names(self.names) if isinstance(self.names, str) else list(self.names)
+        names = read_names(self.names) if isinstance(self.names, str) else list(self.names)
         if self._vocab_size is not None and len(names) != self._vocab_size:
             whose = repr(self.names) if isinstance(self.names, str) else "the list"
             raise InputError(
@@ -171,6 +181,15 @@ class TokenDataModule(SequenceDataModule):
         return found
 
 
+def _refuse_arguments_of_text(kwargs: dict[str, Any]) -> None:
+    for name in TEXT_ARGUMENTS:
+        if (value := kwargs.pop(name, None)) is not None:  # None is in the hyperparameters of a checkpoint
+            raise InputError(
+                f"{name} is {value!r}, and TokenDataModule has ids, no text to tokenize; leave it out, or "
+                "take TextDataModule for text"
+            )
+
+
 def _lengths(sources: list[TokenSource]) -> Indices:
     return np.concatenate([source.lengths for source in sources])
 
@@ -187,12 +206,3 @@ def _bounds(lengths: Indices, held_out: int) -> list[tuple[int, int]]:
 
 def _name(path: str | list[Any]) -> str:
     return path if isinstance(path, str) else f"{len(path):,} sequences from Python"
-
-
-def _read_names(path: str) -> list[str]:
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise InputError(
-            f"no file {path!r} with the names of ids; give a text file with a name a line, or a list"
-        )
-    return read_text(file).splitlines()

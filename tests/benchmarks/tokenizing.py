@@ -42,11 +42,8 @@ Flow = Callable[[Tokenizer, list[str], Path, int | None], None]
 
 
 def ours(tokenizer: Tokenizer, documents: list[str], folder: Path, processes: int | None) -> None:
-    total = sum(map(len, documents))
     TokenStore.open_or_build(
-        folder / "store",
-        lambda: encode(tokenizer, documents, processes, total),
-        vocabulary_size(tokenizer),
+        folder / "store", lambda: encode(tokenizer, documents, processes), vocabulary_size(tokenizer)
     )
 
 

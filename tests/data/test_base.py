@@ -71,6 +71,28 @@ def test_bad_arguments_are_named(list_data):
         _ = list_data("abc", tokenizer="nowhere.json").vocab_size
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"batch_size": "4"}, r"batch_size is '4' \(str\); it must be an int, at least 1"),
+        ({"batch_size": 2.5}, r"batch_size is 2\.5 \(float\); it must be an int, at least 1"),
+        ({"batch_size": True}, r"batch_size is True \(bool\); it must be an int"),
+        ({"context_length": None}, r"context_length is None \(NoneType\); it must be an int, at least 1"),
+        ({"seed": 0.5}, r"seed is 0\.5 \(float\); it must be an int, at least 0"),
+        ({"num_proc": 0}, "num_proc is 0; it must be at least 1"),
+        ({"tokenizer": "bpe", "max_vocab_size": "300"}, r"max_vocab_size is '300' \(str\)"),
+        ({"tokenizer": 5}, r'tokenizer is 5 \(int\), no string; give "byte"'),
+        ({"batching": None}, "batching is None; it must be one of"),
+        ({"batching": "documents", "tokens_per_batch": 9.0}, r"tokens_per_batch is 9\.0 \(float\)"),
+        ({"tokens_per_batch": 9}, "tokens_per_batch is 9 and batching 'contiguous'"),
+    ],
+)
+def test_arguments_of_another_type_are_refused_at_once(list_data, options, said):
+    with pytest.raises(InputError, match=said) as refusal:
+        list_data("abc", **options)
+    assert "\n" not in str(refusal.value)
+
+
 def test_documents_is_all_that_a_subclass_must_have():
     with pytest.raises(TypeError, match=r"abstract method '?documents"):
         SequenceDataModule()

@@ -264,9 +264,7 @@ def test_letters_go_on_after_z():
 def test_a_checkpoints_tokens_must_be_the_same():
     task = CopyTask(symbols=8)
     task.adopt_tokenizer(CopyTask(symbols=8, delay=99).tokenizer.to_str())
-    with pytest.raises(
-        InputError, match=r"other tokens \(11: a b c \.\.\. recall\) than .* CopyTask \(10: a b"
-    ):
+    with pytest.raises(InputError, match=r"other ids \(11: a b c \.\.\. recall\) than .* CopyTask \(10: a b"):
         task.adopt_tokenizer(CopyTask(symbols=9).tokenizer.to_str())
 
 
@@ -287,6 +285,9 @@ def test_a_checkpoints_tokens_must_be_the_same():
         (lambda: DyckBrackets(depth=0), "depth is 0"),
         (lambda: DyckBrackets(length=0), "length is 0"),
         (lambda: DyckBrackets(length=7), "length is 7, and every bracket is closed: .* 8"),
+        (lambda: AssociativeRecall(keys="8"), r"keys is '8' \(str\); it must be an int, at least 1"),
+        (lambda: CopyTask(delay=4.0), r"delay is 4\.0 \(float\); it must be an int, at least 0"),
+        (lambda: CopyTask(batch_size=True), r"batch_size is True \(bool\)"),
         (lambda: CopyTask(batch_size=0), "batch_size is 0"),
         (lambda: CopyTask(train_batches=0), "train_batches is 0"),
         (lambda: CopyTask(evaluation_samples=0), "evaluation_samples is 0"),

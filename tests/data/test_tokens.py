@@ -171,10 +171,17 @@ def test_only_the_training_sequences_make_the_vocabulary(make):
     ("sequences", "said"),
     [
         ([[0, 1], [2, -1]], "position 1 of sequence 1 of 'path' is -1; ids are from 0"),
-        ([[0], [1.5]], r"position 0 of sequence 1 of 'path' is 1.5 \(float64\); ids are integers"),
+        ([[0], [1.5]], r"position 0 of sequence 1 of 'path' is 1.5 \(float\); ids are integers"),
         ([[0], [1, True]], r"position 1 of sequence 1 of 'path' is True \(bool\)"),
         ([np.array([True])], r"position 0 of sequence 0 of 'path' is True \(bool\)"),
-        ([[2**70]], r"position 0 of sequence 0 of 'path' is 11805\d+ \(object\)"),
+        ([[0], [3, None]], r"position 1 of sequence 1 of 'path' is None \(NoneType\); ids are integers"),
+        ([[3, "a"]], r"position 1 of sequence 0 of 'path' is 'a' \(str\); ids are integers"),
+        ([[3, 4, 1.5]], r"position 2 of sequence 0 of 'path' is 1.5 \(float\); ids are integers"),
+        ([(3, np.True_)], r"position 1 of sequence 0 of 'path' is True \(bool\)"),
+        ([np.array([3, None])], r"position 1 of sequence 0 of 'path' is None \(NoneType\)"),
+        ([[2**70]], r"position 0 of sequence 0 of 'path' is 11805\d+; ids are from 0 to 4,194,303"),
+        ([[1, 2**70]], r"position 1 of sequence 0 of 'path' is 11805\d+; ids are from 0 to 4,194,303"),
+        ([[1, 2**63, -1]], r"position 1 of sequence 0 of 'path' is 9223372036854775808; ids are from 0"),
         (
             [[10**12]],
             "position 0 of sequence 0 of 'path' is 1000000000000; ids are from 0 to 4,194,303: renumber",
@@ -204,7 +211,7 @@ def test_an_id_outside_a_given_vocabulary(make, given):
 @pytest.mark.parametrize(
     ("save", "said"),
     [
-        (lambda file: np.save(file, np.zeros(3)), r"0 of sequence 0 of '.*ids\.npy' is 0.0 \(float64\)"),
+        (lambda file: np.save(file, np.zeros(3)), r"0 of sequence 0 of '.*ids\.npy' is 0.0 \(float\)"),
         (lambda file: np.save(file, np.zeros(3, bool)), r"ids\.npy' is False \(bool\)"),
         (lambda file: np.save(file, np.array(3)), "holds 0 dimensions; give one sequence"),
         (lambda file: np.save(file, np.zeros((1, 1, 1), int)), "holds 3 dimensions"),
@@ -252,6 +259,63 @@ def test_names(make, tmp_path):
         _ = make([[0]], names="nowhere.txt").vocab_size
     with pytest.raises(InputError, match="ids 0 and 1 are both named 'a'"):
         _ = make([[0]], names=["a", "a"]).tokenizer
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_name_is_a_line_and_nothing_else_parts_names(make, tmp_path, newline):
+    file = tmp_path / "names.txt"
+    for end in ("", newline):
+        file.write_text(newline.join(["A", "C", "G"]) + end, encoding="utf-8", newline="")
+        assert make([[0, 1]], names=str(file)).tokenizer.decode([2, 1, 0]) == "G C A"
+    for separator in ("\u2028", "\x85", "\x0b", "\x1c"):
+        file.write_text(newline.join(["A", f"C{separator}D", "G"]), encoding="utf-8", newline="")
+        with pytest.raises(InputError, match=r"the name of id 1 is 'C.*D', more than one word"):
+            _ = make([[0, 1]], names=str(file)).vocab_size
+    file.write_text("", encoding="utf-8")
+    with pytest.raises(InputError, match="there are no names of ids"):
+        _ = make([[0, 1]], names=str(file)).vocab_size
+
+
+def test_names_that_are_no_strings_are_refused_before_anything_is_read(make):
+    with pytest.raises(InputError, match=r"the name of id 0 is 1 \(int\), no string; give '1'"):
+        make("nowhere.npy", names=[1, 2]).prepare_data()
+
+
+def test_paths_are_taken_as_strings(tmp_path):
+    np.save(tmp_path / "ids.npy", np.arange(4)[None])
+    np.save(tmp_path / "held_out.npy", np.arange(2))
+    (tmp_path / "names.txt").write_text("A\nC\nG\nT\n")
+    paths = {"path": "ids.npy", "val_path": "held_out.npy", "names": "names.txt"}
+    paths = {name: tmp_path / file for name, file in paths.items()}
+    data = TokenDataModule(**paths, cache_dir=str(tmp_path / "cache"))
+    assert {name: data.hparams[name] for name in paths} == {name: str(path) for name, path in paths.items()}
+    assert stored(data, "validation") == [[0, 1]]
+    assert data.tokenizer.decode([3]) == "T"
+    again = TokenDataModule(**data.hparams)  # as from a checkpoint
+    assert again.describe() == data.describe()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"path": None}, r"path is None \(NoneType\); give a path, or a list of sequences of integers"),
+        ({"path": 5}, r"path is 5 \(int\); give a path"),
+        ({"path": {"a": [1]}}, r"path is {'a': \[1\]} \(dict\); give a path"),
+        ({"path": np.array(5)}, r"path is 5 \(ndarray\); give a path"),
+        ({"path": (each for each in [[1]])}, r"path is <generator .* \(generator\); give a path"),
+        ({"val_path": {1, 2}}, r"val_path is {1, 2} \(set\); give a path"),
+        (
+            {"tokenizer": "byte"},
+            "tokenizer is 'byte', and TokenDataModule has ids, no text to tokenize; leave",
+        ),
+        ({"num_proc": 2}, "num_proc is 2, and TokenDataModule has ids"),
+        ({"vocab_size": 3.0}, r"vocab_size is 3\.0 \(float\); it must be an int, at least 1"),
+    ],
+)
+def test_natural_mistakes_are_refused_at_once(options, said):
+    with pytest.raises(InputError, match=said) as refusal:
+        TokenDataModule(**{"path": [[1]], **options})
+    assert "\n" not in str(refusal.value)
 
 
 def test_a_checkpoint_with_other_ids_is_refused(make):

@@ -46,14 +46,20 @@ class Piece:
     def check(self, limit: int, mending: str) -> None:
         """Refuses what is no id below ``limit``."""
         if self.ids.dtype.kind not in "iu":
-            raise InputError(
-                f"{self._place(0)} is {self.ids[:1].tolist()[0]!r} ({self.ids.dtype}); ids are integers "
-                "from 0: give such, cast where they are whole numbers"
-            )
+            self._refuse_others_than_integers()
         if self.ids.min() < 0 or self.ids.max() >= limit:
             at = int(np.argmax((self.ids < 0) | (self.ids >= limit)))
             found = int(self.ids[at])
             raise InputError(f"{self._place(at)} is {found}; ids are from 0 to {limit - 1:,}: {mending}")
+
+    def _refuse_others_than_integers(self) -> None:
+        for at, each in enumerate(self.ids):
+            if not isinstance(each, int | np.integer) or isinstance(each, bool):
+                found = each.item() if isinstance(each, np.generic) else each
+                raise InputError(
+                    f"{self._place(at)} is {found!r} ({type(found).__name__}); ids are integers from 0: give "
+                    "such, cast where they are whole numbers"
+                )
 
     def _place(self, at: int) -> str:
         return f"the id at position {self.position + at} of sequence {self.sequence} of {self.source!r}"
@@ -96,11 +102,13 @@ def _array(sequence: Any, i: int, name: str) -> _Numbers:
         )
     if not len(ids):
         return np.empty(0, np.int64)
-    if isinstance(sequence, list | tuple):  # numpy makes an integer of a bool beside one
-        odd = next((k for k, each in enumerate(sequence) if isinstance(each, bool | np.bool_)), None)
-        if odd is not None:
-            Piece(name, i, odd, np.asarray([bool(sequence[odd])])).check(1, "")
+    if isinstance(sequence, list | tuple) and not _all_integers(ids, sequence):
+        return np.fromiter(sequence, dtype=object)  # as they are: numpy makes one type of different ones
     return ids
+
+
+def _all_integers(ids: _Numbers, sequence: Sequence[Any]) -> bool:
+    return ids.dtype.kind in "iu" and not any(isinstance(each, bool | np.bool_) for each in sequence)
 
 
 def from_file(file: Path, column: str) -> TokenSource:

@@ -29,7 +29,6 @@ def encode(
     tokenizer: Tokenizer,
     texts: Iterable[str],
     num_proc: int | None = None,
-    total: int | None = None,
     progress: bool = True,
 ) -> Encoded:
     """Yields every text with its ids, the same ids that ``tokenizer.encode`` gives without special tokens.
@@ -42,14 +41,13 @@ def encode(
         tokenizer: The tokenizer.
         texts: What to encode.
         num_proc: How many processes may encode; by default as many as there are cores for this one.
-        total: How many characters ``texts`` have, for the progress bar.
         progress: Whether there may be a progress bar.
     """
     if num_proc is not None:
         at_least(1, num_proc=num_proc)
     look = {"desc": "tokenizing", "unit": " characters", "unit_scale": True, "leave": False}
     disabled = None if progress else True  # None: where there is no terminal
-    with tqdm(total=total, delay=2, disable=disabled, **look) as bar:
+    with tqdm(delay=2, disable=disabled, **look) as bar:
         kind = kind_of(tokenizer)
         if kind in ("byte", "character"):
             look_up = _byte_table(tokenizer) if kind == "byte" else _character_table(tokenizer)

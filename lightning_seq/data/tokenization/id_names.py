@@ -1,9 +1,11 @@
 """Names of ids: a tokenizer for sequences that are not text, to write prompts and read samples."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from lightning_seq.data.sources.files import read_text
 from lightning_seq.data.tokenization.ready_made import parse_tokenizer
 from lightning_seq.data.tokenization.tokenizers import vocabulary_size
 from lightning_seq.errors import InputError
@@ -26,6 +28,10 @@ def names_tokenizer(names: Sequence[str]) -> Tokenizer:
         raise InputError("there are no names of ids; give one for each id")
     ids: dict[str, int] = {}
     for i, name in enumerate(names):
+        if not isinstance(name, str):
+            raise InputError(
+                f"the name of id {i} is {name!r} ({type(name).__name__}), no string; give {str(name)!r}"
+            )
         if not name:
             raise InputError(f"the name of id {i} is empty; give it a word")
         if name.split() != [name]:
@@ -38,6 +44,17 @@ def names_tokenizer(names: Sequence[str]) -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return tokenizer
+
+
+def read_names(path: str) -> list[str]:
+    """Returns the names of a text file, one a line."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise InputError(
+            f"no file {path!r} with the names of ids; give a text file with a name a line, or a list"
+        )
+    text = read_text(file).replace("\r\n", "\n").removesuffix("\n")
+    return text.split("\n") if text else []  # no other separator of lines: it would shift all later ids
 
 
 def refuse_other_names(json: str, own: Tokenizer, owner: str, mending: str) -> None:
@@ -62,4 +79,5 @@ def outline(tokenizer: Tokenizer) -> str:
     names = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
     if len(names) > SHOWN + 2:
         names[SHOWN:-1] = ["..."]
-    return f"{vocabulary_size(tokenizer):,}: {' '.join(names)}"
+    shown = [name if name.isprintable() else repr(name) for name in names]  # errors are one line
+    return f"{vocabulary_size(tokenizer):,}: {' '.join(shown)}"

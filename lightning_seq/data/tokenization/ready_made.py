@@ -52,10 +52,12 @@ def parse_tokenizer(content: str, source: str) -> Tokenizer:
         tokenizer = Tokenizer.from_str(content)
         tokenizer.no_truncation()  # of a model that reads so much at a time; this is about all of the text
         tokenizer.no_padding()
-        return tokenizer
     except Exception as error:  # the Rust side raises bare Exception
         reason = str(error).splitlines()[0]
         raise InputError(f"{source} does not describe a tokenizer ({reason}); {MENDING}") from error
+    if not tokenizer.get_vocab_size():
+        raise InputError(f"the tokenizer of {source} has an empty vocabulary; {MENDING}")
+    return tokenizer
 
 
 def _read(file: Path) -> str:

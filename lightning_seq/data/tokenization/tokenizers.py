@@ -19,6 +19,7 @@ Kind = Literal["byte", "character", "word", "bpe", "custom"]
 TRAINED_KINDS = ("byte", "character", "word", "bpe")
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 BPE_VOCAB_SIZE = 16_384
+CUTTING = ("ByteLevel", "Digits", "Punctuation", "Split")  # pre-tokenizers that may keep all characters
 SMALLEST = {"word": 2, "bpe": 256}  # <unk> and <eos>; the bytes
 MENDING = (
     'give "byte", "character", "word", "bpe", the path of a tokenizer.json or a .ckpt, or the id of a '
@@ -159,24 +160,44 @@ def characters_per_token(tokenizer: Tokenizer) -> "Tensor | None":
     """Counts, for each id, the characters of text that it stands for.
 
     Returns:
-        int64 counts (vocab_size,), exact for any text: a byte counts where it starts a character. None for
-        a vocabulary whose tokens do not spell out their text.
+        int64 counts (vocab_size,): those of the ids of any text sum to its length, since a byte counts where
+        it starts a character. None for a tokenizer that does not keep to this.
     """
     import torch
 
-    counts = torch.zeros(vocabulary_size(tokenizer), dtype=torch.int64)
     if kind_of(tokenizer) == "character":
-        return counts.fill_(1)
-    content = json.loads(tokenizer.to_str())
-    if not _is_byte_level(content.get("decoder") or {}):
+        return torch.ones(vocabulary_size(tokenizer), dtype=torch.int64)
+    if not _spells_every_byte(tokenizer):
         return None
     continuations = set(byte_symbols()[0x80:0xC0])
-    added = {entry["id"]: entry["content"] for entry in content["added_tokens"]}
-    for token, i in tokenizer.get_vocab(with_added_tokens=True).items():
-        counts[i] = len(added[i]) if i in added else sum(symbol not in continuations for symbol in token)
-    return counts
+    counts = {
+        i: sum(symbol not in continuations for symbol in token)
+        for token, i in tokenizer.get_vocab(with_added_tokens=False).items()
+    }
+    for i, added in tokenizer.get_added_tokens_decoder().items():
+        takes_spaces = added.lstrip or added.rstrip
+        if takes_spaces or counts.setdefault(i, len(added.content)) != len(added.content):
+            return None  # one id for texts of different lengths
+    return torch.tensor([counts.get(i, 0) for i in range(vocabulary_size(tokenizer))])
 
 
-def _is_byte_level(decoder: dict[str, Any]) -> bool:
-    steps: list[dict[str, Any]] = decoder.get("decoders", [decoder])
-    return [step.get("type") for step in steps] == ["ByteLevel"]
+def _spells_every_byte(tokenizer: Tokenizer) -> bool:
+    """Says whether the tokens of any text but those added are the symbols of its bytes, none lost."""
+    content = json.loads(tokenizer.to_str())
+    model = content["model"]
+    cutting = _steps(content["pre_tokenizer"], "pretokenizers")
+    return (
+        not any(_steps(content[step], "normalizers") for step in ("normalizer", "truncation", "padding"))
+        and all(step["type"] in CUTTING and step.get("behavior") != "Removed" for step in cutting)
+        and [step["add_prefix_space"] for step in cutting if step["type"] == "ByteLevel"] == [False]
+        and model["type"] == "BPE"
+        and not (model["continuing_subword_prefix"] or model["end_of_word_suffix"])
+        and set(byte_symbols()) <= set(tokenizer.get_vocab(with_added_tokens=False))
+    )
+
+
+def _steps(step: dict[str, Any] | None, within: str) -> list[dict[str, Any]]:
+    """Returns the steps that a step of a tokenizer is made of, if any."""
+    if step is None or step.get("type") != "Sequence":
+        return [] if step is None else [step]
+    return [each for inner in step[within] for each in _steps(inner, within)]

@@ -14,6 +14,7 @@ from lightning_seq.data.tokenization.ready_made import (
     parse_tokenizer,
 )
 from lightning_seq.data.tokenization.tokenizers import (
+    MENDING,
     build_tokenizer,
     check_size,
     kind_of,
@@ -26,6 +27,8 @@ FORMAT = 2
 
 def check_spec(spec: str, max_vocab_size: int | None = None) -> None:
     """Refuses a ``tokenizer`` that is no kind, no file's name and no id, and a size that does not fit it."""
+    if not isinstance(spec, str):
+        raise InputError(f"tokenizer is {spec!r} ({type(spec).__name__}), no string; {MENDING}")
     if not is_ready_made(spec):
         check_size(spec, max_vocab_size)
     elif max_vocab_size is not None:

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from lightning_seq.data.tokenization.id_names import names_tokenizer, outline, refuse_other_names
-from lightning_seq.data.tokenization.tokenizers import characters_per_token, vocabulary_size
+from lightning_seq.data.tokenization.tokenizers import build_tokenizer, characters_per_token, vocabulary_size
 from lightning_seq.errors import InputError
 
 words = st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1, max_size=4)
@@ -29,6 +29,7 @@ def test_ids_and_their_names_are_one_to_one(names, data):
         (["a", "b", "a"], "ids 0 and 2 are both named 'a'"),
         (["a", ""], "the name of id 1 is empty"),
         (["a", "b c"], "the name of id 1 is 'b c', more than one word"),
+        (["a", 1], r"the name of id 1 is 1 \(int\), no string; give '1'"),
         (["a\n"], r"the name of id 0 is 'a\\n', more than one word"),
     ],
 )
@@ -51,3 +52,8 @@ def test_other_names_are_refused():
         InputError, match=r"on other ids \(2: b a\) than those of it \(7: a b c ... g\); mend"
     ):
         refuse_other_names(names_tokenizer(["b", "a"]).to_str(), own, "it", "mend")
+
+
+def test_an_outline_is_one_line_whatever_the_tokens_are():
+    assert outline(names_tokenizer(["a", "b"])) == "2: a b"
+    assert "\n" not in outline(build_tokenizer("character", ["a\nb\tc d e"]))
