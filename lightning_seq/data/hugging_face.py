@@ -1,5 +1,6 @@
 """HuggingFaceTextDataModule: a dataset of the Hub, or local files in the formats that `datasets` reads."""
 
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from lightning_seq.data.sources.dataset_splits import DatasetSplits
 from lightning_seq.data.sources.documents import SPLITS, Split, digest
 from lightning_seq.data.streaming.packed_stream import PackedStream
 from lightning_seq.data.streaming.source import HELD_OUT_FROM, TOKENIZER_FROM, first_characters, first_tokens
-from lightning_seq.data.streaming.stream import Stream
+from lightning_seq.data.streaming.stream import HELD_OUT_ONE_IN, Stream
 from lightning_seq.data.tokenization.encoding import Ids
 from lightning_seq.errors import InputError
 
@@ -65,6 +66,7 @@ class HuggingFaceTextDataModule(SequenceDataModule):
         num_workers: int = 0,
         **kwargs: Any,
     ) -> None:
+        path = os.fspath(path)  # from Python it may be a pathlib.Path; as a hyperparameter it is to be plain
         super().__init__(**kwargs)
         at_least(1, max_tokens=1 if max_tokens is None else max_tokens, steps_per_epoch=steps_per_epoch)
         at_least(0, shuffle_buffer=shuffle_buffer, num_workers=num_workers)
@@ -131,6 +133,8 @@ class HuggingFaceTextDataModule(SequenceDataModule):
 
     def batches(self, split: Split, training: bool) -> Batches:
         """Returns this rank's batches of ``split``."""
+        if not training:
+            self._check_held_out(split)
         if not (training and self.streaming):
             return super().batches(split, training)
         if getattr(self.trainer, "overfit_batches", 0):
@@ -154,13 +158,28 @@ class HuggingFaceTextDataModule(SequenceDataModule):
         )
         return self._stream
 
+    def _check_held_out(self, split: Split) -> None:
+        """Explains why a split that is held out by hash has nothing: of few documents it may get none."""
+        held_out = self._splits.streamed and split in self._splits.held_out()
+        if not held_out or len(self._store(split)) or any(True for _ in self.documents(split)):
+            return
+        count, one_in = self._splits.looked_through(split), HELD_OUT_ONE_IN
+        if not count:
+            raise InputError(f"the train split of {self._splits.path!r} holds no text, only empty rows")
+        option = "streaming" if self.streaming else "max_tokens"
+        raise InputError(
+            f"the {split} split of {self.describe()} is empty: one document in {one_in} is held out for it "
+            f"by a hash of its content, and none of the {count:,} in train was; give the data a split "
+            f"{split!r} or more documents, or leave {option} out"
+        )
+
     def identity(self) -> dict[str, Plain]:
         """Returns what the training batches depend on, for a stream also how it is read."""
         identity: dict[str, Plain] = {**super().identity(), "streaming": self.streaming}
         if self.streaming:
             identity["shuffle_buffer"] = self.shuffle_buffer
             identity["steps_per_epoch"] = self.steps_per_epoch
-            identity["num_workers"] = self.num_workers
+            identity["num_workers"] = max(self.num_workers, 1)  # the batches of 0 and 1 are the same
         return identity
 
     def teardown(self, stage: str) -> None:

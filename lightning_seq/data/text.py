@@ -1,5 +1,6 @@
 """TextDataModule: local text files, or a text that every Python installation carries."""
 
+import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -49,6 +50,10 @@ class TextDataModule(SequenceDataModule):
         test_path: str | None = None,
         **kwargs: Any,
     ) -> None:
+        # From Python any may be a pathlib.Path; what is saved as a hyperparameter is to be plain.
+        path = os.fspath(path)
+        val_path = None if val_path is None else os.fspath(val_path)
+        test_path = None if test_path is None else os.fspath(test_path)
         super().__init__(**kwargs)
         self.path = path
         self._own_paths: dict[Split, str] = {}

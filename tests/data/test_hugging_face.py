@@ -1,16 +1,21 @@
+import errno
 import gc
 import json
 import os
 from itertools import chain
 
 import datasets
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from lightning_seq.data import HuggingFaceTextDataModule
 from lightning_seq.data.sources.documents import SPLITS
 from lightning_seq.data.sources.local_datasets import is_local
 from lightning_seq.errors import InputError
 
+# `datasets` leaves a table open that it is not to read on from, or cannot
+LEFT_OPEN = pytest.mark.filterwarnings("ignore:.*[.]csv:pytest.PytestUnraisableExceptionWarning")
 ROWS = [f"row {i} é\r\n" for i in range(100)]
 
 
@@ -155,8 +160,7 @@ def test_a_wrong_template_is_explained(make, tmp_path):
         make(file, template="{text")
 
 
-# `datasets` leaves a table open that it is not to read on from
-@pytest.mark.filterwarnings("ignore:.*rows.csv:pytest.PytestUnraisableExceptionWarning")
+@LEFT_OPEN
 @pytest.mark.parametrize("suffix", [".csv", ".json", ".jsonl", ".parquet"])
 def test_local_rows_can_be_streamed(make, tmp_path, suffix):
     rows = [*ROWS, "", "last"]
@@ -201,7 +205,7 @@ def test_a_hub_id_is_not_local(tmp_path, monkeypatch):
 def test_broken_files_are_said_in_one_line(make, tmp_path):
     (tmp_path / "broken.parquet").write_bytes(b"no parquet")
     with pytest.raises(
-        InputError, match=r"cannot load the dataset .*broken\.parquet' \(.*check path"
+        InputError, match=r"cannot load the dataset .*broken\.parquet' \(.*check that file"
     ) as raised:
         _ = make(tmp_path / "broken.parquet").vocab_size
     assert "\n" not in str(raised.value)
@@ -211,6 +215,194 @@ def test_an_undecodable_byte_is_named(make, tmp_path):
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     with pytest.raises(InputError, match=r"latin\.txt' is not UTF-8: byte 3 is 0xe9"):
         _ = make(tmp_path / "latin.txt").vocab_size
+
+
+def read(data):
+    data.prepare_data()
+    batches = [batch["inputs"].tolist() for batch in data.train_dataloader()]
+    data.teardown("fit")
+    return batches
+
+
+WHOLE_AND_STREAMED = pytest.mark.parametrize(
+    "options",
+    [
+        {"tokenizer": "byte"},
+        {"tokenizer": "byte", "max_tokens": 10**7},
+        {"tokenizer": "byte", "streaming": True, "batching": "blocks", "batch_size": 8},
+        pytest.param(
+            {"tokenizer": "byte", "streaming": True, "batching": "blocks", "num_workers": 1},
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["whole", "max_tokens", "streamed", "worker"],
+)
+
+
+def fill(folder, good, bad, suffix):
+    """Makes a directory of a good file, and one that begins like it and then has something else."""
+    folder.mkdir()
+    for name in ("validation", "test"):
+        write(folder / f"{name}{suffix}", ["held out"] * 9)
+    (folder / f"a{suffix}").write_bytes(good)
+    (folder / f"b{suffix}").write_bytes(good + bad)
+    return folder
+
+
+@LEFT_OPEN
+@WHOLE_AND_STREAMED
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".txt"])
+def test_an_undecodable_byte_anywhere_is_named_with_its_file(make, tmp_path, options, suffix):
+    line = {".jsonl": b'{"text": "hello", "number": 1}\n', ".csv": b"hello,1\n", ".txt": b"h\xc3\xa9llo\n"}
+    good = (b"text,number\n" if suffix == ".csv" else b"") + line[suffix] * 3000
+    bad = line[suffix].replace(b"o", b"\xff")
+    data = make(fill(tmp_path / "rows", good, bad, suffix), context_length=1024, **options)
+    byte = f"{len(good) + bad.index(0xFF):,}"
+    with pytest.raises(InputError, match=rf"b\{suffix}' is not UTF-8: byte {byte} is 0xff; convert it to"):
+        read(data)
+    gc.collect()
+
+
+@WHOLE_AND_STREAMED
+def test_an_undecodable_string_of_a_parquet_is_named_with_its_row(make, tmp_path, options):
+    write(tmp_path / "a.parquet", ROWS)
+    for name in ("validation", "test"):
+        write(tmp_path / f"{name}.parquet", ROWS)
+    text = [row.encode() for row in ROWS]
+    text[70] = b"caf\xe9"
+    wrong = pyarrow.array(text, pyarrow.binary()).view(pyarrow.string())
+    parquet.write_table(pyarrow.table({"text": wrong, "number": range(100)}), tmp_path / "b.parquet")
+    data = make(tmp_path, context_length=1024, **options)
+    message = r"b\.parquet' is not UTF-8: byte 3 of column 'text' in row 70 is 0xe9; convert it to UTF-8"
+    with pytest.raises(InputError, match=message):
+        read(data)
+
+
+NO_ROWS = {".jsonl": b"\n", ".json": b"[]", ".csv": b"text,number\n"}
+
+
+@LEFT_OPEN
+@WHOLE_AND_STREAMED
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
+def test_a_file_without_rows_is_named(make, tmp_path, options, suffix):
+    if suffix == ".parquet":
+        parquet.write_table(
+            pyarrow.table({"text": pyarrow.array([], pyarrow.string())}), tmp_path / "e.parquet"
+        )
+    else:
+        (tmp_path / f"e{suffix}").write_bytes(NO_ROWS[suffix])
+    with pytest.raises(InputError, match=rf"e\{suffix}' has no rows; give a file that has, or take it away"):
+        read(make(tmp_path, **options))
+    gc.collect()
+
+
+def test_files_without_rows_are_no_fault_beside_others(make, tmp_path):
+    write(tmp_path / "a.jsonl", ROWS)
+    (tmp_path / "b.jsonl").touch()
+    assert sizes(make(tmp_path)) == [90, 5, 5]
+
+
+@WHOLE_AND_STREAMED
+def test_a_later_row_that_is_no_text_is_named(make, tmp_path, options):
+    rows = [{"text": "hello"}] * 300
+    content = "\n".join(map(json.dumps, [*rows, {"text": 3}]))
+    (tmp_path / "rows.jsonl").write_text(content)
+    with pytest.raises(InputError, match=r"row 300 of .*rows\.jsonl' holds int, not text, in column 'text'"):
+        read(make(tmp_path / "rows.jsonl", **options))
+
+
+@WHOLE_AND_STREAMED
+def test_a_file_whose_column_is_no_text_is_named(make, tmp_path, options):
+    for name in ("a", "validation", "test"):
+        write(tmp_path / f"{name}.jsonl", ROWS)
+    (tmp_path / "b.jsonl").write_text('{"text": ["a"], "number": 1}\n' * 20)
+    message = r"column 'text' of .*b\.jsonl' holds structures|row 0 of .*b\.jsonl' holds list, not text"
+    with pytest.raises(InputError, match=message):
+        read(make(tmp_path, context_length=1024, **options))
+
+
+def test_datasets_logs_nothing_beside_the_error(make, tmp_path, capfd):
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n{"text": \n')
+    for options in ({}, {"max_tokens": 10}):
+        with pytest.raises(InputError, match="JSON parse error"):
+            _ = make(tmp_path / "rows.jsonl", **options).vocab_size
+    assert "Failed" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"max_tokens": 1000}, {"streaming": True, "batching": "blocks"}],
+    ids=["whole", "max_tokens", "streamed"],
+)
+def test_content_counts_wherever_it_lies(make, tmp_path, options, monkeypatch):
+    for name in ("here", "there/deep"):
+        (tmp_path / name).mkdir(parents=True)
+        for split in ("train", "dev", "test"):
+            write(tmp_path / name / f"{split}.jsonl", ROWS)
+    monkeypatch.chdir(tmp_path / "here")
+    folders = (tmp_path / "here", "../here", tmp_path / "there" / "deep")
+    assert len({tuple(make(each, **options).fingerprint(split) for split in SPLITS) for each in folders}) == 1
+    (tmp_path / "here" / "dev.jsonl").rename(tmp_path / "here" / "more.jsonl")
+    assert make(folders[0], **options).fingerprint("train") != make(folders[2], **options).fingerprint(
+        "train"
+    )
+
+
+def test_prepared_tokens_of_files_need_no_loading(make, tmp_path, monkeypatch):
+    file = write(tmp_path / "rows.jsonl", ROWS)
+    before = read(make(file, batch_size=2))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: pytest.fail("loaded"))
+    assert read(make(file, batch_size=2)) == before
+
+
+@pytest.mark.parametrize("while_generating", [False, True])
+def test_a_full_disk_names_the_cache(make, tmp_path, monkeypatch, while_generating):
+    def fail(*args, **options):
+        if options.get("streaming"):
+            pytest.fail("read files for an error of the disk")
+        error = OSError(errno.ENOSPC, "No space left on device")
+        if while_generating:
+            raise datasets.exceptions.DatasetGenerationError("as ever") from error
+        raise error
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    message = rf"cannot write to the cache '{tmp_path / 'cache'}' \(No space left.*LIGHTNING_SEQ_CACHE"
+    with pytest.raises(InputError, match=message):
+        _ = make(write(tmp_path / "rows.jsonl", ROWS)).vocab_size
+
+
+def test_files_that_change_while_they_are_tokenized_are_refused(make, tmp_path):
+    file = write(tmp_path / "rows.jsonl", ROWS)
+    data = make(file, tokenizer="byte")
+    assert data.identity()["text"]
+    write(file, ["another"] * 200)
+    with pytest.raises(InputError, match="changed while it was tokenized"):
+        data.prepare_data()
+
+
+@pytest.mark.parametrize(
+    ("options", "option"),
+    [({"max_tokens": 1000}, "max_tokens"), ({"streaming": True, "batching": "blocks"}, "streaming")],
+)
+def test_a_split_that_no_hash_hit_is_explained(make, tmp_path, options, option):
+    data = make(write(tmp_path / "few.jsonl", ["", *["hello there"] * 7]), **options)
+    data.prepare_data()
+    message = (
+        "the validation split of .*few.jsonl.* is empty: one document in 100 is held out for it by a hash of "
+        f"its content, and none of the 7 in train was; give the data a split 'validation' or .* {option} out"
+    )
+    with pytest.raises(InputError, match=message):
+        data.val_dataloader()
+    empty = make(write(tmp_path / "empty.jsonl", ["", ""]), **options)
+    with pytest.raises(InputError, match=r"empty\.jsonl' holds no text, only empty rows"):
+        empty.val_dataloader()
+
+
+def test_a_path_object_is_as_good_as_a_string(tmp_path):
+    file = write(tmp_path / "rows.jsonl", ROWS)
+    data = HuggingFaceTextDataModule(file, cache_dir=str(tmp_path / "cache"))
+    assert sizes(data) == [90, 5, 5]
+    assert data.hparams["path"] == str(file)
 
 
 def test_formats_do_not_mix(make, tmp_path):

@@ -14,6 +14,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from lightning_seq.data import HuggingFaceTextDataModule
 from lightning_seq.data.batching.batches import gather, separate
@@ -141,12 +142,27 @@ def test_a_share_without_text_is_refused(rows):
         first(Stream(Lists(rows), index=1, of=2), 1)
 
 
+WORDS = Tokenizer(models.WordLevel({"a": 0, "<unk>": 1}, unk_token="<unk>"))
+WORDS.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+
+
+def test_a_stream_that_gives_no_tokens_is_refused():
+    def read(rows, state=START):
+        source = windows(Stream(Lists(rows)).documents(state), WORDS, 4, state)
+        return [next(source).tokens.tolist() for _ in range(3)]
+
+    with pytest.raises(InputError, match="has no ids for any document of a whole pass over the training"):
+        read(["  ", " \n"] * 20)
+    rows = [" "] * 700 + ["a"] + [" "] * 700  # few tokens are enough
+    assert read(rows) == read(rows, {**START, "row": 701}) == [[0] * 4] * 3
+
+
 # -- processes
 
 
 def file_of(folder, text):
     (folder / "text.txt").write_text(text)
-    return FileShards([folder / "text.txt"], "text.txt")
+    return FileShards([folder / "text.txt"])
 
 
 def test_a_process_reads_the_same_and_ends_when_it_is_told(tmp_path):
@@ -164,6 +180,13 @@ def test_a_process_reads_the_same_and_ends_when_it_is_told(tmp_path):
     process = third._process
     del third
     assert process.poll() is not None
+
+
+def test_no_tokens_in_a_process_are_said_here(tmp_path):
+    reads = ProcessWindows(Reader(Stream(file_of(tmp_path, " \n" * 9)), WORDS.to_str(), 40), START)
+    with pytest.raises(InputError, match="has no ids for any document of a whole pass"):
+        next(reads)
+    reads.close()
 
 
 def test_what_is_wrong_in_a_process_is_said_here(tmp_path):
@@ -236,7 +259,7 @@ def make(tmp_path):
             data.trainer = SimpleNamespace(
                 distributed_sampler_kwargs={"rank": rank, "num_replicas": world_size},
                 overfit_batches=0,
-                state=SimpleNamespace(fn="validate"),
+                state=SimpleNamespace(fn=None),
                 strategy=SimpleNamespace(root_device=torch.device("cpu")),
             )
         return data
@@ -410,6 +433,32 @@ def test_another_stream_is_refused_on_resume(make, tmp_path):
     assert len(lenient.train_dataloader()) == 7
 
 
+def test_one_process_gives_the_batches_of_none(make):
+    data = make()
+    epoch(data)
+    batches = data.train_dataloader()
+    other = make(num_workers=1)
+    other.load_state_dict(data.state_dict())
+    assert epoch(other) == epoch(data, batches)
+    other.teardown("fit")
+
+
+def test_a_stream_for_other_processes_begins_anew_and_says_so(caplog):
+    caplog.set_level("INFO", "lightning.pytorch")
+    stream = Stream(documents(2, 30))
+    one = PackedStream(stream, BYTES, 2, 9, 5)
+    next_batch = one.epoch(0)
+    before = [next_batch(step)["inputs"].tolist() for step in range(3)]
+    two = PackedStream(stream, BYTES, 2, 9, 5, num_workers=2)
+    two.load_state_dict(one.state_dict())
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "the training stream starts from its beginning, since 1 processes of a rank" in said
+    assert two.state_dict()["readers"] == [START, START]
+    again = PackedStream(stream, BYTES, 2, 9, 5)
+    again.load_state_dict(two.state_dict())
+    assert [again.epoch(0)(step)["inputs"].tolist() for step in range(3)] == before
+
+
 def test_what_does_not_fit_a_stream_is_refused(make, quiet_trainer):
     with pytest.raises(InputError, match=r"batching is 'contiguous'.*give batching .blocks., or max_tokens"):
         make(batching="contiguous")
@@ -425,7 +474,7 @@ def test_training_text_is_neither_kept_nor_counted(make, quiet_trainer, caplog, 
     caplog.set_level("INFO", "lightning.pytorch")
     quiet_trainer(max_steps=1).fit(Recorder(), make(tokenizer="character"))
     (said,) = [record.getMessage() for record in caplog.records if "data:" in record.getMessage()]
-    assert "held out of train, train streamed, sha256" in said
+    assert "held out of train, train streamed" in said
     assert "      validation " in said
     assert len(list((tmp_path / "cache" / "tokens").iterdir())) == 2
 
@@ -457,5 +506,5 @@ def test_a_large_text_file_is_read_in_pieces(make, tmp_path):
     assert "\n\n" not in text
     assert sum(len(list(data.documents(split))) for split in ("train", "validation", "test")) == 8
     (tmp_path / "b.txt").write_bytes(b"caf\xe9")
-    with pytest.raises(InputError, match=r"cannot load the dataset .*can't decode byte 0xe9"):
+    with pytest.raises(InputError, match=r"b\.txt' is not UTF-8: byte 3 is 0xe9"):
         epoch(make(path=tmp_path / "b.txt"))

@@ -109,6 +109,15 @@ def test_a_rewritten_file_of_the_same_size_and_time_is_read_anew(make, tmp_path)
     assert data.tokenizer.decode(ids) == "new text"
 
 
+def test_path_objects_are_as_good_as_strings(books, tmp_path):
+    own = tmp_path / "own.txt"
+    own.write_text("my own\n")
+    data = TextDataModule(books, val_path=own, test_path=books / "03.txt", cache_dir=str(tmp_path / "cache"))
+    assert [len(list(data.documents(split))) for split in SPLITS] == [19, 1, 1]
+    expected = {"path": str(books), "val_path": str(own), "test_path": str(books / "03.txt")}
+    assert expected.items() <= data.hparams.items()
+
+
 def test_nothing_heavy_happens_when_it_is_made(tmp_path):
     data = TextDataModule(str(tmp_path / "nowhere.txt"), cache_dir=str(tmp_path / "cache"))
     assert not (tmp_path / "cache").exists()

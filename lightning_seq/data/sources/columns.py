@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from string import Formatter
 from typing import Any
 
+from lightning_seq.data.sources.files import not_utf8
 from lightning_seq.errors import InputError, did_you_mean
 
 
@@ -42,6 +43,25 @@ class RowText:
             kind = getattr(features[column], "dtype", "structures")
             if "string" not in kind:
                 raise InputError(f"column {column!r} of {path!r} holds {kind}, not text; {choices}")
+
+    def explain(self, table: Any, path: str, first: int = 0) -> None:
+        """Refuses an Arrow table of rows that are no text, by the first of them.
+
+        Args:
+            table: The rows.
+            path: Where they come from.
+            first: The number of the first of them there.
+        """
+        import datasets
+
+        self.check(datasets.Features.from_arrow_schema(table.schema), path)
+        for column in self.columns:
+            for row, content in enumerate(table[column].cast("large_binary").to_pylist(), first):
+                try:
+                    (content or b"").decode("utf-8")
+                except UnicodeDecodeError as error:
+                    where = f" of column {column!r} in row {row:,}"
+                    raise not_utf8(path, error, where=where) from error
 
     def __repr__(self) -> str:
         return f"{self._argument}={self.given!r}"

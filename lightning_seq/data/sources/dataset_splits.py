@@ -1,6 +1,8 @@
 """The splits of a dataset: which there are, which are held out of another, and the texts of each."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,25 @@ from lightning_seq.data.sources.documents import (
     whole_parts,
 )
 from lightning_seq.data.sources.hub import load_from_hub, one_line_errors
-from lightning_seq.data.sources.local_datasets import is_local, load_local
+from lightning_seq.data.sources.local_datasets import (
+    LocalFiles,
+    content_now,
+    find_local,
+    is_local,
+    load_local,
+    stream_local,
+)
 from lightning_seq.data.streaming.shards import Shards
-from lightning_seq.data.streaming.source import features_of, load_stream, shards_of, texts_of
+from lightning_seq.data.streaming.source import (
+    HELD_OUT_FROM,
+    all_texts,
+    check_files,
+    features_of,
+    first_characters,
+    load_stream,
+    shards_of,
+    texts_of,
+)
 from lightning_seq.data.streaming.stream import HELD_OUT_ONE_IN
 from lightning_seq.errors import InputError, did_you_mean
 
@@ -55,7 +73,7 @@ class DatasetSplits:
         self._text = text
         self._cache_dir = cache_dir
         self._loaded: dict[str, Any] = {}
-        self._content = ""  # what local files and streams are known by
+        self._commit = ""  # of a stream
 
     def documents(self, split: Split) -> Iterable[str]:
         """Returns the texts of ``split``, a row each."""
@@ -64,23 +82,36 @@ class DatasetSplits:
         dataset, parts = self._datasets()[self._source(split)], self.parts(split)
         held_out, part = len(parts) - 1, parts.index(split)
         if not held_out:
-            return _texts(dataset, self._text)
+            return self._texts(dataset)
         if len(dataset) >= FEWEST_TO_SPLIT_WHOLE:
             rows = whole_parts([1] * len(dataset), held_out)[part]
-            return _texts(dataset.select(rows), self._text)
-        return [cut_parts("".join(separated(_texts(dataset, self._text))), held_out)[part]]
+            return self._texts(dataset.select(rows))
+        return [cut_parts("".join(separated(self._texts(dataset))), held_out)[part]]
 
     def shards(self, split: Split) -> Shards:
         """Returns the stream that ``split`` is taken from."""
-        return shards_of(self._datasets()[self._source(split)], self._text, self.path)
+        source = self._source(split)
+        files = self._files.by_split[source] if self._files else []
+        return shards_of(self._datasets()[source], self._text, self.path, files)
+
+    def looked_through(self, split: Split) -> int:
+        """Returns how many documents of a stream there are to hold ``split`` out of."""
+        return sum(1 for _ in first_characters(all_texts(self.shards(split)), HELD_OUT_FROM))
 
     def fingerprint(self, split: Split) -> str:
-        """Returns a digest of what was loaded and of how ``split`` is taken from it."""
-        dataset = self._datasets()[self._source(split)]
-        how = [repr(self._text), self._source(split), split, *self.parts(split)]
+        """Returns a digest of the content, wherever files lie, and of how ``split`` is taken from it."""
+        source = self._source(split)
+        how = [repr(self._text), source, split, *self.parts(split)]
+        if self._files:
+            known_by = [content_now(self._files)]
+        elif self.streamed:
+            self._datasets()
+            known_by = [self.path, self.name or "", self._commit]
+        else:
+            known_by = [self._datasets()[source]._fingerprint]
         if self.streamed:
-            return digest(["stream", self.path, self.name or "", self._content, str(HELD_OUT_ONE_IN), *how])
-        return digest([self._content or dataset._fingerprint, *how])
+            known_by = ["stream", *known_by, str(HELD_OUT_ONE_IN)]
+        return digest([*known_by, *how])
 
     def describe(self) -> str:
         """Returns the path, the configuration, and which splits had to be held out."""
@@ -91,7 +122,7 @@ class DatasetSplits:
 
     def held_out(self) -> list[Split]:
         """Returns the splits that the dataset does not have."""
-        return [split for split in SPLITS[1:] if self._names[split] not in self._datasets()]
+        return [split for split in SPLITS[1:] if self._names[split] not in self._there]
 
     def parts(self, split: Split) -> list[Split]:
         """Returns the splits that share the dataset's split that ``split`` is taken from."""
@@ -102,47 +133,77 @@ class DatasetSplits:
         """Returns the name of the dataset's split that ``split`` is taken from."""
         return self._names["train" if split in self.held_out() else split]
 
+    @cached_property
+    def _files(self) -> LocalFiles | None:
+        """The files on this machine, found when first asked for."""
+        return find_local(self.path) if is_local(self.path) else None
+
+    @property
+    def _there(self) -> Mapping[str, Any]:
+        """The splits there are, by name: files need not be loaded for it, since their tokens may be kept."""
+        if self._files is None:
+            return self._datasets()
+        self._check_names(self._files.by_split)
+        return self._files.by_split
+
     def _datasets(self) -> dict[str, Any]:
         """Returns the splits there are, loaded when first asked for."""
         if not self._loaded:
-            with one_line_errors(self.path):
+            with self._one_line_errors():
                 loaded = self._load()
-                self._check(loaded)
+            self._check_names(loaded)
+            self._check_rows(loaded)
             self._loaded = loaded
         return self._loaded
 
     def _load(self) -> dict[str, Any]:
-        if self.streamed:
-            loaded, self._content = load_stream(self.path, self.name, self._revision, self._cache_dir)
-        elif is_local(self.path):
-            loaded, self._content = load_local(self.path, self._cache_dir)
-        else:
-            loaded = load_from_hub(self.path, self.name, self._revision)
+        if self._files:
+            return stream_local(self._files) if self.streamed else load_local(self._files, self._cache_dir)
+        if not self.streamed:
+            return dict(load_from_hub(self.path, self.name, self._revision))
+        loaded, self._commit = load_stream(self.path, self.name, self._revision, self._cache_dir)
         return loaded
 
-    def _check(self, loaded: dict[str, Any]) -> None:
+    def _check_names(self, there: Mapping[str, Any]) -> None:
         training = self._names["train"]
         for split, usual in zip(SPLITS, ("", "validation", "test"), strict=True):
             name = self._names[split]
-            if name not in loaded and name != usual:
-                hint = did_you_mean(name, loaded)
+            if name not in there and name != usual:
+                hint = did_you_mean(name, there)
                 raise InputError(
-                    f"{self.path!r} has no split {name!r}{hint}; {split}_split can be one of {list(loaded)}"
+                    f"{self.path!r} has no split {name!r}{hint}; {split}_split can be one of {list(there)}"
                 )
             if split != "train" and name == training:
                 raise InputError(
                     f"{split}_split and train_split are both {name!r}, and no text may be in two splits; "
-                    f"there are {list(loaded)}"
+                    f"there are {list(there)}"
                 )
-            if name in loaded and loaded[name] is not None:
-                self._text.check(features_of(loaded[name]), self.path)
-        if not self.streamed and not any(text.strip() for text in _texts(loaded[training], self._text)):
+
+    def _check_rows(self, loaded: dict[str, Any]) -> None:
+        with self._one_line_errors():
+            for name in self._names.values():
+                if loaded.get(name) is not None:
+                    self._text.check(features_of(loaded[name]), self.path)
+        training = loaded[self._names["train"]]
+        if not self.streamed and not any(text.strip() for text in self._texts(training)):
             raise InputError(
                 f"{self._text} of {self.path!r} holds no text, only empty rows; there are "
-                f"{list(loaded[training].features)}"
+                f"{list(training.features)}"
             )
 
+    def _texts(self, dataset: Any) -> Iterator[str]:
+        with self._one_line_errors():
+            for rows in dataset.select_columns(self._text.columns).iter(batch_size=ROWS_AT_ONCE):
+                yield from filter(None, self._text.texts(rows))
 
-def _texts(dataset: Any, text: RowText) -> Iterator[str]:
-    for rows in dataset.select_columns(text.columns).iter(batch_size=ROWS_AT_ONCE):
-        yield from filter(None, text.texts(rows))
+    @contextmanager
+    def _one_line_errors(self) -> Iterator[None]:
+        """Names the path where something cannot be read, or of local files the one that it is."""
+        with one_line_errors(self.path):
+            files = self._files
+            try:
+                yield
+            except Exception as error:
+                if files and not isinstance(error.__cause__, OSError):  # those are about the cache
+                    check_files(files, self._text, whole=not self.streamed)
+                raise

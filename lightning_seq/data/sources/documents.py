@@ -12,12 +12,13 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 HELD_OUT = 0.05
 FEWEST_TO_SPLIT_WHOLE = 3
+LONGEST_SHOWN = 40  # characters of a wrong value
 
 
 def digest(texts: Iterable[str]) -> str:
     """Returns a SHA-256 of ``texts`` and of the boundaries between them."""
     total = hashlib.sha256()
-    for i, text in enumerate(texts):
+    for i, text in enumerate(_checked(texts)):
         try:
             content = text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -32,12 +33,30 @@ def digest(texts: Iterable[str]) -> str:
 def separated(documents: Iterable[str]) -> Iterator[str]:
     """Yields the documents that are not empty, with a newline between two where the first lacks it."""
     before = ""
-    for document in filter(None, documents):
+    for document in filter(None, _checked(documents)):
         if before:
             yield before if before.endswith("\n") else before + "\n"
         before = document
     if before:
         yield before
+
+
+def _checked(documents: Iterable[str]) -> Iterator[str]:
+    """Yields the documents, which come from a method that anybody may have written."""
+    if isinstance(documents, str | bytes) or not isinstance(documents, Iterable):
+        raise InputError(
+            f"the documents are {_shown(documents)}, not several texts; return a list of str, such as [text]"
+        )
+    for i, document in enumerate(documents):
+        if not isinstance(document, str):
+            raise InputError(f"document {i} is {_shown(document)}, not a str; give a str for each document")
+        yield document
+
+
+def _shown(value: object) -> str:
+    content = repr(value)
+    kind = "" if value is None else f" ({type(value).__name__})"
+    return (content if len(content) <= LONGEST_SHOWN else content[:LONGEST_SHOWN] + "...") + kind
 
 
 def whole_parts(sizes: Sequence[int], held_out: int) -> list[range]:

@@ -1,7 +1,8 @@
 """Local files: which ones a path means, and their text."""
 
 import codecs
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from glob import glob, has_magic
 from pathlib import Path
 from typing import TypeVar
@@ -9,6 +10,7 @@ from typing import TypeVar
 from lightning_seq.data.sources.documents import Split
 from lightning_seq.errors import InputError, did_you_mean
 
+READ_AT_ONCE = 1 << 20
 _Source = TypeVar("_Source")
 
 
@@ -35,6 +37,11 @@ def find_files(path: str, suffixes: Iterable[str], names: Iterable[str] = ()) ->
         if not files:
             raise InputError(f"no file matches {path!r}; check the pattern, or give a file or a directory")
         return files
+    if place.exists():
+        raise InputError(
+            f"{path!r} is a device or a pipe, neither a file nor a directory; give the path of a file, a "
+            "directory or a glob"
+        )
     beside = [str(Path(path).parent / each.name) for each in place.parent.glob("*")]
     hint = did_you_mean(path, [*names, *beside])
     raise InputError(f"no file or directory {path!r}{hint}; give the path of a file, a directory or a glob")
@@ -71,17 +78,52 @@ def apart(
 
 def read_text(file: Path) -> str:
     """Returns the text of a UTF-8 file, with its line ends as they are and without a byte order mark."""
-    try:
+    with naming_unreadable(file):
         content = file.read_bytes()
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise not_utf8(str(file), error) from error
+    return text.removeprefix(codecs.BOM_UTF8.decode("utf-8"))
+
+
+@contextmanager
+def naming_unreadable(file: Path) -> Iterator[None]:
+    """Turns what the operating system says while ``file`` is read into an error that names it."""
+    try:
+        yield
     except OSError as error:
         raise InputError(
             f"cannot read {str(file)!r} ({error.strerror}); give a file that you may read"
         ) from error
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{str(file)!r} is not UTF-8: byte {error.start:,} is 0x{content[error.start]:02x}; "
-            "convert it to UTF-8"
-        ) from error
-    return text.removeprefix(codecs.BOM_UTF8.decode("utf-8"))
+
+
+def check_utf8(file: Path) -> None:
+    """Refuses a file that is not UTF-8, read in pieces, since it may be larger than the memory."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with file.open("rb") as opened:
+        more = True
+        while more:
+            pending, _ = decoder.getstate()  # the beginning of a character that the last piece cut
+            before = opened.tell() - len(pending)
+            piece = opened.read(READ_AT_ONCE)
+            more = bool(piece)
+            try:
+                decoder.decode(piece, final=not more)
+            except UnicodeDecodeError as error:
+                raise not_utf8(str(file), error, before) from error
+
+
+def not_utf8(file: str, error: UnicodeDecodeError, before: int = 0, where: str = "") -> InputError:
+    """Returns the error that names the byte which is not UTF-8.
+
+    Args:
+        file: Where it is.
+        error: What decoding said.
+        before: The bytes in front of those that were decoded.
+        where: What the bytes are counted in, if not in the file.
+    """
+    value = error.object[error.start]
+    return InputError(
+        f"{file!r} is not UTF-8: byte {before + error.start:,}{where} is 0x{value:02x}; convert it to UTF-8"
+    )

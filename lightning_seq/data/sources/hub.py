@@ -5,7 +5,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from http.client import HTTPException
@@ -18,6 +18,7 @@ PATIENCE = 3.0  # seconds
 SLOW = 10.0  # for what answers, but takes its time
 DEFAULT_ENDPOINT = "https://huggingface.co"
 TOKENIZER = "tokenizer.json"
+WHAT_TO_CHECK = "path, name and revision"
 
 
 def load_from_hub(path: str, name: str | None, revision: str | None) -> Any:
@@ -67,8 +68,13 @@ class HubUnreachableError(InputError):
 
 
 @contextmanager
-def one_line_errors(path: str) -> Iterator[None]:
-    """Turns the many exceptions of `datasets` and of the Hub into one that names the reason."""
+def one_line_errors(path: str, check: str = WHAT_TO_CHECK) -> Iterator[None]:
+    """Turns the many exceptions of `datasets` and of the Hub into one that names the reason.
+
+    Args:
+        path: The dataset, or the file of it that is read.
+        check: What may be wrong.
+    """
     try:
         yield
     except InputError:
@@ -87,9 +93,7 @@ def one_line_errors(path: str) -> Iterator[None]:
             gated = isinstance(reason, errors.GatedRepoError) or "gated" in line
             line = "its owner wants to be asked first" if gated else "there is none, or none that you may see"
             line += "; private and gated ones need `hf auth login`"
-        raise InputError(
-            f"cannot load the dataset {path!r} ({line}); check path, name and revision"
-        ) from error
+        raise InputError(f"cannot load the dataset {path!r} ({line}); check {check}") from error
 
 
 def tokenizer_from_hub(repository: str, revision: str | None) -> Path:
@@ -179,21 +183,34 @@ def offline() -> Iterator[None]:
 
 
 @contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """Keeps `datasets` quiet."""
+def quiet_datasets() -> Iterator[None]:
+    """Keeps `datasets` from showing progress, and from logging what its exceptions say anyway."""
     import datasets
 
-    were_shown = not datasets.are_progress_bars_disabled()
+    were_shown, verbosity = not datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     try:
         yield
     finally:
+        datasets.logging.set_verbosity(verbosity)
         if were_shown:
             datasets.enable_progress_bars()
+
+
+def quietly(tables: Iterable[Any]) -> Iterator[Any]:
+    """Yields ``tables``, with `datasets` quiet while it reads each: not longer, for others read as well."""
+    remaining = iter(tables)
+    while True:
+        with quiet_datasets():
+            table = next(remaining, None)
+        if table is None:
+            return
+        yield table
 
 
 def _load(path: str, name: str | None, revision: str | None) -> Any:
     import datasets
 
-    with no_progress_bars():
+    with quiet_datasets():
         return datasets.load_dataset(path, name=name, revision=revision)

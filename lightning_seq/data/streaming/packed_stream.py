@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
 from tokenizers import Tokenizer
 
 from lightning_seq.data.batching.batches import Batch, gather, separate
@@ -80,7 +81,13 @@ class PackedStream:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from ``state``; from the beginning, where as many readers cannot go on from it."""
         self.close()
-        if len(state["readers"]) == len(self._readers):
+        before, now = len(state["readers"]), len(self._readers)
+        if before != now:
+            rank_zero_info(
+                f"resume: the training stream starts from its beginning, since {before} processes of a rank "
+                f"read it and now {now} do, each its own share"
+            )
+        else:
             self._turn, self._states = state["turn"], [dict(each) for each in state["readers"]]
 
     def close(self) -> None:

@@ -129,7 +129,15 @@ def windows(
     tokens, beginnings = np.empty(length, dtype=np.uint32), list[int]()
     filled = 0 if carry is None else 1
     tokens[:filled] = carry or 0
+    silent: int | None = None  # the pass that the last token is of, where documents since had none
     for here, ids in _encoded(documents, tokenizer):
+        pass_ = here["pass"] or 0
+        silent = None if len(ids) else pass_ if silent is None else silent
+        if silent is not None and pass_ > silent + 1:
+            raise InputError(
+                "the tokenizer has no ids for any document of a whole pass over the training stream; give "
+                "text that is more than white space, or another tokenizer"
+            )
         if consumed == 0:
             beginnings.append(filled)
         while consumed < len(ids):

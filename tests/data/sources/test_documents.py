@@ -49,6 +49,20 @@ def test_the_digest_knows_content_and_boundaries():
     assert len({digest(each) for each in (["ab", "c"], ["a", "bc"], ["abc"], ["abc", ""], [])}) == 5
 
 
+@pytest.mark.parametrize("take", [digest, lambda documents: list(separated(documents))])
+def test_documents_that_are_no_texts_are_refused(take):
+    with pytest.raises(InputError, match="document 1 is None, not a str; give a str for each document"):
+        take(["fine", None])
+    with pytest.raises(InputError, match=r"document 0 is b'abc' \(bytes\), not a str"):
+        take(iter([b"abc"]))
+    with pytest.raises(
+        InputError, match=r"the documents are 'a{39}\.\.\. \(str\), not several texts; return a"
+    ):
+        take("a" * 1000)
+    with pytest.raises(InputError, match="the documents are None, not several texts"):
+        take(None)
+
+
 def test_half_a_surrogate_pair_is_no_text():
     with pytest.raises(InputError, match="document 1 holds half of a surrogate pair at character 2"):
         digest(["fine", "no\ud800"])

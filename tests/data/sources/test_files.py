@@ -1,6 +1,6 @@
 import pytest
 
-from lightning_seq.data.sources.files import find_files, read_text
+from lightning_seq.data.sources.files import check_utf8, find_files, read_text
 from lightning_seq.errors import InputError
 
 
@@ -40,6 +40,8 @@ def test_what_is_not_there(folder):
         find_files(str(folder), [".csv", ".json"])
     with pytest.raises(InputError, match=r"did you mean 'python-docs'"):
         find_files("python-doc", [".txt"], ["python-docs"])
+    with pytest.raises(InputError, match="'/dev/null' is a device or a pipe, neither a file nor a directory"):
+        find_files("/dev/null", [".txt"])
 
 
 def test_text_is_read_as_it_is_without_a_byte_order_mark(tmp_path):
@@ -55,6 +57,21 @@ def test_an_undecodable_byte_is_named(tmp_path):
         InputError, match=r"latin\.txt' is not UTF-8: byte 1,234 is 0xe9; convert it to UTF-8"
     ):
         read_text(file)
+
+
+@pytest.mark.parametrize("before", [0, 5, 2**20 - 1, 2**20, 3 * 2**20 + 1])
+def test_an_undecodable_byte_is_named_wherever_it_is_in_a_large_file(tmp_path, before):
+    file = tmp_path / "a.txt"
+    file.write_bytes("é".encode() * (2**20 + 3))
+    check_utf8(file)
+    file.write_bytes(b"x" + "é".encode() * (2 * 2**20))
+    check_utf8(file)
+    file.write_bytes(b"x" * before + b"\xc3\xff\xff")
+    with pytest.raises(InputError, match=f"a.txt' is not UTF-8: byte {before:,} is 0xc3; convert it"):
+        check_utf8(file)
+    file.write_bytes(b"x" * before + b"\xc3")
+    with pytest.raises(InputError, match=f"a.txt' is not UTF-8: byte {before:,} is 0xc3; convert it"):
+        check_utf8(file)
 
 
 def test_a_file_that_cannot_be_read(tmp_path):

@@ -8,7 +8,7 @@ import huggingface_hub
 import pytest
 
 from lightning_seq.data import HuggingFaceTextDataModule
-from lightning_seq.data.sources.hub import ask, no_progress_bars, offline
+from lightning_seq.data.sources.hub import ask, offline, quiet_datasets
 from lightning_seq.errors import InputError
 
 
@@ -112,11 +112,14 @@ def test_what_the_hub_refuses_is_said_in_one_line(monkeypatch, tmp_path, error):
         _ = HuggingFaceTextDataModule("a/b", cache_dir=str(tmp_path)).vocab_size
 
 
-def test_progress_bars_come_back():
+def test_progress_bars_and_log_lines_come_back():
     datasets.enable_progress_bars()
-    with no_progress_bars():
+    verbosity = datasets.logging.get_verbosity()
+    with quiet_datasets():
         assert datasets.are_progress_bars_disabled()
+        assert datasets.logging.get_verbosity() > datasets.logging.ERROR
     assert not datasets.are_progress_bars_disabled()
+    assert datasets.logging.get_verbosity() == verbosity
 
 
 def test_offline_lasts_as_long_as_it_should():
