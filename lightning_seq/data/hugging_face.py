@@ -55,7 +55,7 @@ class HuggingFaceTextDataModule(SequenceDataModule):
         name: str | None = None,
         revision: str | None = None,
         text_column: str = "text",
-        template: str | None = None,
+        template: str = "",
         train_split: str = "train",
         validation_split: str = "validation",
         test_split: str = "test",
@@ -78,7 +78,7 @@ class HuggingFaceTextDataModule(SequenceDataModule):
         self.steps_per_epoch = steps_per_epoch
         self.num_workers = num_workers
         names = dict(zip(SPLITS, (train_split, validation_split, test_split), strict=True))
-        text = RowText(text_column, template)
+        text = RowText(text_column, template or None)
         streamed = streaming or max_tokens is not None
         self._splits = DatasetSplits(path, name, revision, names, text, self.cache_dir, streamed)
         self._stream: PackedStream | None = None
