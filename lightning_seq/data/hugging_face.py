@@ -29,7 +29,7 @@ class HuggingFaceTextDataModule(SequenceDataModule):
         revision: The branch, tag or commit of the dataset.
         text_column: The column that holds the text.
         template: What joins several columns to a text, in place of text_column: each is named in braces, as
-            in "{title}: {text}". A brace itself is written twice.
+            in "{title}: {text}"; empty for none. A brace itself is written twice.
         train_split: The split to train on.
         validation_split: The split to validate on; where there is none, the last 5% of train are held out.
         test_split: The split to test on; where there is none, the last 5% of train are held out.
