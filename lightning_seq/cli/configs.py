@@ -16,6 +16,10 @@ def configs_first(words: list[str]) -> list[str]:
     configs, others, rest = [], [], iter(words)
     for word in rest:
         option, equals, name = word.partition("=")
+        if (name or word).startswith("#"):
+            raise InputError(
+                f"{word!r}: what begins with # is a comment in YAML, and lost; give it in a .yaml file"
+            )
         if option in _OPTIONS:
             name = name if equals else next(rest, "")
             if not name:

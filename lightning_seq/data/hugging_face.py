@@ -29,7 +29,7 @@ class HuggingFaceTextDataModule(SequenceDataModule):
         revision: The branch, tag or commit of the dataset.
         text_column: The column that holds the text.
         template: What joins several columns to a text, in place of text_column: each is named in braces, as
-            in "{title}: {text}"; empty for none. A brace itself is written twice.
+            in "{title}: {text}". A brace itself is written twice.
         train_split: The split to train on.
         validation_split: The split to validate on; where there is none, the last 5% of train are held out.
         test_split: The split to test on; where there is none, the last 5% of train are held out.
@@ -55,7 +55,7 @@ class HuggingFaceTextDataModule(SequenceDataModule):
         name: str | None = None,
         revision: str | None = None,
         text_column: str = "text",
-        template: str = "",
+        template: str | None = None,
         train_split: str = "train",
         validation_split: str = "validation",
         test_split: str = "test",
@@ -78,7 +78,7 @@ class HuggingFaceTextDataModule(SequenceDataModule):
         self.steps_per_epoch = steps_per_epoch
         self.num_workers = num_workers
         names = dict(zip(SPLITS, (train_split, validation_split, test_split), strict=True))
-        text = RowText(text_column, template or None)
+        text = RowText(text_column, template)
         streamed = streaming or max_tokens is not None
         self._splits = DatasetSplits(path, name, revision, names, text, self.cache_dir, streamed)
         self._stream: PackedStream | None = None

@@ -26,6 +26,8 @@ from tests.cli.conftest import LSTM, TINY
             2,
             "TokenDataModule has no option 'tokenizer': `lightning-seq fit --data.help TokenDataModule`",
         ),
+        (["--data.path=#1.txt"], 1, "'--data.path=#1.txt': what begins with # is a comment in YAML"),
+        (["--data.path", "# 1.txt"], 1, "'# 1.txt': what begins with # is a comment in YAML"),
         (["--data=my_diary.Diary"], 2, "my_diary.Diary lacks documents"),
         (["--data=TextDatModule"], 2, "no class 'TextDatModule' for data .did you mean 'TextDataModule'"),
         (["--trainer.callbacks+=AttentionLoger"], 2, "for callbacks .did you mean 'AttentionLogger'"),

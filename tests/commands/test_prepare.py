@@ -101,12 +101,3 @@ def test_what_is_wrong_is_said_in_one_line(command, line, status, message):  # n
     assert message in said
     assert said.startswith("error: ")
     assert said.count("\n") == 1
-
-
-def test_a_template_is_taken_as_it_is_typed(command, here):
-    """Also one that YAML would take for a comment."""
-    (here / "rows.jsonl").write_text('{"title": "ab", "text": "cd"}\n' * 20)
-    line = ["--data=HuggingFaceTextDataModule", "--data.path=rows.jsonl", "--data.tokenizer=character"]
-    status, said = command("prepare", *line, "--data.template=# {title}")
-    assert status == 0, said
-    assert "vocabulary 6 (character)" in said  # �, a newline, #, a space, a and b

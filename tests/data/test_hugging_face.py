@@ -153,7 +153,7 @@ def test_a_wrong_template_is_explained(make, tmp_path):
     for template in ("{text!r}", "{text:>10}"):
         with pytest.raises(InputError, match="has a format or a conversion in its braces; give columns"):
             make(file, template=template)
-    for template in ("text", "{}", "{{text}}"):
+    for template in ("text", "", "{}", "{{text}}"):
         with pytest.raises(InputError, match="does not name its columns; give columns in braces"):
             make(file, template=template)
     with pytest.raises(InputError, match=r"cannot be read \(expected '}' before end of string\); give"):

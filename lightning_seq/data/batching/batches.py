@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
 from lightning_seq.data.batching.plans import Indices, Plan, Rows
@@ -65,11 +66,15 @@ class StoredBatches:
 
 def gather(tokens: npt.NDArray[Any], rows: Rows) -> Batch:
     """Reads one batch: ``inputs`` and ``targets`` (batch, width), padded behind short windows."""
-    inputs = np.zeros((len(rows.starts), rows.width), dtype=np.int64)
-    targets = np.full_like(inputs, IGNORE_INDEX)
-    for row, (start, stop) in enumerate(zip(rows.starts.tolist(), rows.stops.tolist(), strict=True)):
-        inputs[row, : stop - start] = tokens[start:stop]
-        targets[row, : stop - start] = tokens[start + 1 : stop + 1]
+    if (rows.stops - rows.starts == rows.width).all():  # all at once
+        windows = sliding_window_view(tokens, rows.width + 1)[rows.starts]
+        inputs, targets = windows[:, :-1].astype(np.int64), windows[:, 1:].astype(np.int64)
+    else:
+        inputs = np.zeros((len(rows.starts), rows.width), dtype=np.int64)
+        targets = np.full_like(inputs, IGNORE_INDEX)
+        for row, (start, stop) in enumerate(zip(rows.starts.tolist(), rows.stops.tolist(), strict=True)):
+            inputs[row, : stop - start] = tokens[start:stop]
+            targets[row, : stop - start] = tokens[start + 1 : stop + 1]
     batch = {"inputs": torch.from_numpy(inputs), "targets": torch.from_numpy(targets)}
     if rows.continues is not None:
         batch["continues"] = torch.from_numpy(rows.continues)
@@ -78,12 +83,11 @@ def gather(tokens: npt.NDArray[Any], rows: Rows) -> Batch:
 
 def separate(batch: Batch, rows: Rows, documents: Indices) -> None:
     """Adds ``document_ids`` (batch, width), from 0 in each row, and takes targets of other documents away."""
-    beginnings = np.zeros(tuple(batch["inputs"].shape), dtype=np.int64)
-    targets = batch["targets"].numpy()  # the same memory
-    first = np.searchsorted(documents, rows.starts, "right").tolist()
-    last = np.searchsorted(documents, rows.stops, "right").tolist()
-    for row, start in enumerate(rows.starts.tolist()):
-        at = documents[first[row] : last[row]] - start
-        targets[row, at - 1] = IGNORE_INDEX
-        beginnings[row, at[at < rows.width]] = 1
-    batch["document_ids"] = torch.from_numpy(beginnings.cumsum(1))
+    first, last = (documents.searchsorted(edges, "right") for edges in (rows.starts, rows.stops))
+    count = last - first  # of documents that begin within each row
+    row = np.arange(len(first)).repeat(count)
+    at = documents[np.arange(len(row)) + (last - count.cumsum()).repeat(count)] - rows.starts[row]
+    batch["targets"].numpy()[row, at - 1] = IGNORE_INDEX  # the same memory
+    beginnings = np.zeros((len(first), rows.width + 1), dtype=np.int64)
+    beginnings[row, at] = 1
+    batch["document_ids"] = torch.from_numpy(beginnings[:, :-1].cumsum(1))

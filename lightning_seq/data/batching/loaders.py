@@ -63,6 +63,7 @@ class TrainingLoader(SequenceLoader):
     def __init__(self, batches: Batches, pin_memory: bool = False, counters: Counters | None = None) -> None:
         super().__init__(batches, pin_memory)
         self._counters = counters
+        self._stream = batches if isinstance(batches, Stateful) else None
         self._epoch = 0
         self._position = 0
         self._resumed = False
@@ -101,15 +102,15 @@ class TrainingLoader(SequenceLoader):
         for mark in here or list(self._marks)[-1:]:
             self._hash = mark["hash"]
             stream = mark.get("stream")
-            if stream and isinstance(self.batches, Stateful) and stream != self.batches.state_dict():
-                self.batches.load_state_dict(stream)
+            if stream and self._stream is not None and stream != self._stream.state_dict():
+                self._stream.load_state_dict(stream)
         self._set_mark()
 
     def _set_mark(self) -> None:
         epoch, position = self._here
         mark: Mark = {"epoch": epoch, "position": position, "hash": self._hash}
-        if isinstance(self.batches, Stateful):
-            mark["stream"] = self.batches.state_dict()
+        if self._stream is not None:
+            mark["stream"] = self._stream.state_dict()
         self._marks.append(mark)
 
     @property
