@@ -44,7 +44,7 @@ class TokenStore:
 
     @property
     def tokens(self) -> npt.NDArray[Any]:
-        """The ids (tokens,), uint16 or uint32, mapped when first asked for."""
+        """The ids (tokens,), the narrowest of uint8, uint16 and uint32, mapped when first asked for."""
         if self._tokens is None:
             self._tokens = np.empty(0, dtype=self.dtype)
             if len(self):  # an empty file cannot be mapped
@@ -84,7 +84,7 @@ class TokenStore:
         if (store := cls.open(path)) is not None:  # an empty one is false
             return store
         with scratch_folder(path) as folder:
-            _write(folder, encoded(), np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32))
+            _write(folder, encoded(), np.min_scalar_type(vocab_size - 1))
             with explaining_disk_errors(path.parent):
                 return _in_place(folder, path)
 

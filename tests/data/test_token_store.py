@@ -32,7 +32,10 @@ def test_holds_tokens_boundaries_and_counts(tmp_path):
     assert len(store) == 16
 
 
-@pytest.mark.parametrize(("vocab_size", "dtype"), [(2**16, np.uint16), (2**16 + 1, np.uint32)])
+@pytest.mark.parametrize(
+    ("vocab_size", "dtype"),
+    [(2**8, np.uint8), (2**8 + 1, np.uint16), (2**16, np.uint16), (2**16 + 1, np.uint32)],
+)
 def test_ids_take_as_few_bytes_as_the_vocabulary_allows(tmp_path, vocab_size, dtype):
     largest = np.array([vocab_size - 1], dtype=np.uint32)
     store = TokenStore.open_or_build(tmp_path / "store", lambda: [("x", largest)], vocab_size)
