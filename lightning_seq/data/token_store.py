@@ -15,6 +15,7 @@ import numpy.typing as npt
 from lightning_seq.data.disk import explaining_disk_errors, scratch_folder, write_file
 
 FORMAT = 2
+_WHITE = np.array([chr(byte).isspace() for byte in range(128)])
 ATTEMPTS = 10  # at a place where others move things, too
 CONVERTED_AT_ONCE = 1 << 20  # ids: a document may be as large as the corpus
 
@@ -102,10 +103,19 @@ class _Tally:
         for text, ids in encoded:
             self.lengths.append(len(ids))
             self.characters += len(text)
-            self.size += len(text.encode("utf-8"))
-            self.words += len(text.split())
+            content = text.encode("utf-8")
+            self.size += len(content)
+            self.words += count_words(text, content)
             for start in range(0, len(ids), CONVERTED_AT_ONCE):
                 yield ids[start : start + CONVERTED_AT_ONCE].astype(dtype, copy=False).tobytes()
+
+
+def count_words(text: str, content: bytes) -> int:
+    """Returns ``len(text.split())``, for ASCII in half the time: ``content`` is the text's UTF-8."""
+    if not text.isascii() or not text:
+        return len(text.split())
+    white = _WHITE.take(np.frombuffer(content, dtype=np.uint8))
+    return int(np.count_nonzero(white[:-1] > white[1:])) + (not white[0])
 
 
 def _write(folder: Path, encoded: Encoded, dtype: np.dtype[Any]) -> None:

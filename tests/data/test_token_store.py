@@ -7,9 +7,11 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lightning_seq.data import disk
-from lightning_seq.data.token_store import Counts, TokenStore
+from lightning_seq.data.token_store import Counts, TokenStore, count_words
 from lightning_seq.errors import InputError
 
 TEXTS = ["one\n", "zwei é\n", "🙂"]
@@ -186,3 +188,10 @@ def test_a_killed_builder_leaves_nothing_visible(tmp_path):
         os.utime(each, (long_ago, long_ago))
     TokenStore.open_or_build(tmp_path / "store", encoded, 256)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["other", "store"]
+
+
+@given(st.text(st.characters(max_codepoint=0x3001) | st.sampled_from(" \t\n\x1c\x85\u3000ab")))
+def test_words_are_counted_as_split_does(text):
+    assert count_words(text, text.encode()) == len(text.split())
+    ascii_text = text.encode("ascii", "ignore").decode()
+    assert count_words(ascii_text, ascii_text.encode()) == len(ascii_text.split())
