@@ -106,7 +106,7 @@ def test_trains(make, tmp_path):
 
 def test_a_wrong_column_is_named(make, tmp_path):
     file = write(tmp_path / "rows.parquet", ROWS)
-    message = r"no column 'txet' \(did you mean 'text'\?\); text_column can be one of \['text', 'number'\]"
+    message = r"no column 'txet' \(did you mean 'text'\?\); text_column can be one of \['text'\]"
     with pytest.raises(InputError, match=message):
         _ = make(file, text_column="txet").vocab_size
     with pytest.raises(InputError, match=r"column 'number' of .* holds int64, not text"):
@@ -142,7 +142,7 @@ def test_a_template_joins_columns(make, tmp_path):
 
 def test_a_wrong_template_is_explained(make, tmp_path):
     file = write(tmp_path / "rows.parquet", ROWS)
-    unknown = r"no column 'txet' \(did you mean 'text'\?\); template can name any of \['text', 'number'\]"
+    unknown = r"no column 'txet' \(did you mean 'text'\?\); template can name any of \['text'\]"
     for streaming in ({}, {"streaming": True, "batching": "blocks"}):
         with pytest.raises(InputError, match=unknown):
             _ = make(file, template="{txet}", **streaming).vocab_size

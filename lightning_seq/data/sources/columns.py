@@ -35,13 +35,16 @@ class RowText:
     def check(self, features: Mapping[str, Any], path: str) -> None:
         """Refuses columns that are not there, or hold no text."""
         some = "can be one of" if self._argument == "text_column" else "can name any of"
-        choices = f"{self._argument} {some} {list(features)}"
+        fitting = [name for name, feature in features.items() if _holds_text(feature)]
+        choices = (
+            f"{self._argument} {some} {fitting}" if fitting else f"no column of {list(features)} holds text"
+        )
         for column in self.columns:
             if column not in features:
                 hint = did_you_mean(column, features)
                 raise InputError(f"{path!r} has no column {column!r}{hint}; {choices}")
-            kind = getattr(features[column], "dtype", "structures")
-            if "string" not in kind:
+            if not _holds_text(features[column]):
+                kind = getattr(features[column], "dtype", "structures")
                 raise InputError(f"column {column!r} of {path!r} holds {kind}, not text; {choices}")
 
     def explain(self, table: Any, path: str, first: int = 0) -> None:
@@ -65,6 +68,10 @@ class RowText:
 
     def __repr__(self) -> str:
         return f"{self._argument}={self.given!r}"
+
+
+def _holds_text(feature: Any) -> bool:
+    return "string" in getattr(feature, "dtype", "")
 
 
 def _parse(template: str) -> list[tuple[str, str | None]]:
