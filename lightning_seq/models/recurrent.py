@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from lightning_seq.models.language_model import LanguageModel
-from lightning_seq.networks.recurrent import GRU, LSTM, ElmanRNN
+from lightning_seq.networks.recurrent import GRU, LSTM, ElmanRNN, RecurrentInit
 
 
 class RNNLanguageModel(LanguageModel):
@@ -15,6 +15,10 @@ class RNNLanguageModel(LanguageModel):
         hidden_size: Width of the hidden state.
         num_layers: Number of stacked layers.
         nonlinearity: ``tanh`` or ``relu``.
+        recurrent_init: What the recurrent matrices start as: ``uniform``, as in PyTorch; or, with biases of 0,
+            ``orthogonal``, which neither shrinks nor stretches (Saxe et al. 2014,
+            https://arxiv.org/abs/1312.6120), or ``identity``, which with ``relu`` starts by keeping what it
+            has (Le et al. 2015, https://arxiv.org/abs/1504.00941).
         dropout: Probability of dropping an input, an output, or a value between layers.
         tie_weights: Whether embedding and output layer share one matrix.
         **kwargs: Optimizer and schedule, see LanguageModel.
@@ -27,12 +31,20 @@ class RNNLanguageModel(LanguageModel):
         hidden_size: int = 256,
         num_layers: int = 1,
         nonlinearity: Literal["tanh", "relu"] = "tanh",
+        recurrent_init: RecurrentInit = "uniform",
         dropout: float = 0.0,
         tie_weights: bool = False,
         **kwargs: Any,
     ) -> None:
         network = ElmanRNN(
-            vocab_size, embedding_dim, hidden_size, num_layers, nonlinearity, dropout, tie_weights
+            vocab_size,
+            embedding_dim,
+            hidden_size,
+            num_layers,
+            nonlinearity,
+            recurrent_init,
+            dropout,
+            tie_weights,
         )
         super().__init__(network, **kwargs)
         self.save_hyperparameters()

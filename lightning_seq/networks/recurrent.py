@@ -1,13 +1,16 @@
 """Recurrent networks: Elman RNN, GRU and LSTM, one stack over PyTorch's fused kernels."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from lightning_seq.errors import InputError
 from lightning_seq.networks.base import Network, check_dropout
 from lightning_seq.networks.heads import LinearHead
+
+RecurrentInit = Literal["uniform", "orthogonal", "identity"]
 
 
 class RecurrentNetwork(Network):
@@ -79,6 +82,10 @@ class ElmanRNN(RecurrentNetwork):
         hidden_size: Width of the hidden state.
         num_layers: Number of stacked layers.
         nonlinearity: ``tanh`` or ``relu``.
+        recurrent_init: What the recurrent matrices start as: ``uniform``, as in PyTorch; or, with biases of 0,
+            ``orthogonal``, which neither shrinks nor stretches (Saxe et al. 2014,
+            https://arxiv.org/abs/1312.6120), or ``identity``, which with ``relu`` starts by keeping what it
+            has (Le et al. 2015, https://arxiv.org/abs/1504.00941).
         dropout: Probability of dropping an input, an output, or a value between layers.
         tie_weights: Whether embedding and output layer share one matrix.
     """
@@ -90,9 +97,14 @@ class ElmanRNN(RecurrentNetwork):
         hidden_size: int = 256,
         num_layers: int = 1,
         nonlinearity: Literal["tanh", "relu"] = "tanh",
+        recurrent_init: RecurrentInit = "uniform",
         dropout: float = 0.0,
         tie_weights: bool = False,
     ) -> None:
+        if recurrent_init not in get_args(RecurrentInit):
+            raise InputError(
+                f"recurrent_init is {recurrent_init!r}; it must be one of {list(get_args(RecurrentInit))}"
+            )
         rnn = nn.RNN(
             embedding_dim,
             hidden_size,
@@ -102,6 +114,18 @@ class ElmanRNN(RecurrentNetwork):
             batch_first=True,
         )
         super().__init__(rnn, vocab_size, dropout, tie_weights)
+        self._initialise(recurrent_init)
+
+    @torch.no_grad()
+    def _initialise(self, recurrent_init: RecurrentInit) -> None:
+        if recurrent_init == "uniform":
+            return
+        start = nn.init.orthogonal_ if recurrent_init == "orthogonal" else nn.init.eye_
+        for name, parameter in self.rnn.named_parameters():
+            if name.startswith("weight_hh"):
+                start(parameter)
+            elif name.startswith("bias"):
+                nn.init.zeros_(parameter)  # else it adds up at each step
 
 
 class GRU(RecurrentNetwork):

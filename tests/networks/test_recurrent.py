@@ -43,6 +43,29 @@ def test_a_forget_gate_bias_keeps_the_gradient_through_time_alive():
     assert gradient_after(40, 3.0) > 1000 * gradient_after(40, 0.0)
 
 
+def test_recurrent_matrices_start_as_told():
+    for init in ("orthogonal", "identity"):
+        rnn = ElmanRNN(11, 6, 8, 2, recurrent_init=init).rnn
+        for matrix in (rnn.weight_hh_l0, rnn.weight_hh_l1):
+            torch.testing.assert_close(matrix @ matrix.T, torch.eye(8))
+            assert torch.equal(matrix, torch.eye(8)) == (init == "identity")
+        assert (rnn.bias_hh_l1 == 0).all()
+    with pytest.raises(InputError, match=r"recurrent_init is 'eye'; it must be one of \['uniform', 'ortho"):
+        ElmanRNN(11, 6, 8, recurrent_init="eye")
+
+
+@pytest.mark.parametrize(
+    ("init", "nonlinearity"), [("orthogonal", "tanh"), ("identity", "relu"), ("uniform", "tanh")]
+)
+def test_a_start_that_neither_shrinks_nor_stretches_keeps_the_gradient_through_time_alive(init, nonlinearity):
+    torch.manual_seed(0)
+    rnn = ElmanRNN(11, 16, 32, nonlinearity=nonlinearity, recurrent_init=init).rnn
+    x = torch.randn(1, 60, 16).mul(0.01).requires_grad_()
+    output, _ = rnn(x)
+    gradient = torch.autograd.grad(output[:, -1].sum(), x)[0].norm(dim=2)[0]
+    assert (gradient[0] > 0.05 * gradient[-1]) == (init != "uniform")
+
+
 def test_tied_weights_share_one_matrix_through_a_projection():
     net = LSTM(11, 6, 8, tie_weights=True)
     assert net.head.linear.weight is net.embedding.weight
