@@ -15,7 +15,7 @@ class RNNLanguageModel(LanguageModel):
         hidden_size: Width of the hidden state.
         num_layers: Number of stacked layers.
         nonlinearity: ``tanh`` or ``relu``.
-        recurrent_init: What the recurrent matrices start as: ``uniform``, as in PyTorch; or, with biases of 0,
+        recurrent_init: What recurrent matrices start as: ``uniform``, as in PyTorch; or, with biases of 0,
             ``orthogonal``, which neither shrinks nor stretches (Saxe et al. 2014,
             https://arxiv.org/abs/1312.6120), or ``identity``, which with ``relu`` starts by keeping what it
             has (Le et al. 2015, https://arxiv.org/abs/1504.00941).
