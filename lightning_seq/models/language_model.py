@@ -12,14 +12,25 @@ from torch import Tensor, nn
 from lightning_seq import checkpoints, generation, prompts
 from lightning_seq.errors import InputError
 from lightning_seq.metrics import TextLoss
+from lightning_seq.models.averaged_weights import put_into_checkpoint, swap_in_training, take_from_checkpoint
 from lightning_seq.models.carried_state import CarriedState
+from lightning_seq.models.compilation import Compilation
 from lightning_seq.models.randomness import StepRandomness
 from lightning_seq.models.sizes import check_sizes
+from lightning_seq.models.token_normalization import TokenNormalization
 from lightning_seq.models.training_log import TrainingLog
 from lightning_seq.models.unfinished_window import gradients_for_checkpoint, restore_gradients
 from lightning_seq.networks.base import IGNORE_INDEX
-from lightning_seq.networks.heads import negative_log_likelihood
-from lightning_seq.optimization import Schedule, adamw, learning_rate_schedule, set_hyperparameters
+from lightning_seq.networks.losses import negative_log_likelihood
+from lightning_seq.optimization import (
+    NTASGD,
+    LearningRateSchedule,
+    OptimizerName,
+    Schedule,
+    build_optimizer,
+    check_options,
+    set_hyperparameters,
+)
 
 Batch = dict[str, Tensor]
 
@@ -31,40 +42,79 @@ class LanguageModel(LightningModule):
     from batch to batch, ``continues`` ``(batch,)``: then the state is carried on (truncated back-propagation
     through time), cut from the graph, and reset in the lanes that begin anew.
 
+    The loss is the mean over all tokens of an optimizer step: of all batches that it accumulates and of all
+    ranks.
+
     Args:
         network: Called as ``network(tokens, state, targets)``, see :mod:`lightning_seq.networks.base`.
+        optimizer: ``adamw``; ``sgd``; ``nt_asgd``, SGD whose weights are averaged once validation stops
+            improving (AWD-LSTM); or ``muon``, for hidden matrices, with AdamW for the rest.
         learning_rate: The highest that the schedule reaches.
         weight_decay: Of matrices; biases and gains do not decay.
         betas: AdamW's averaging factors.
-        schedule: How the learning rate goes on after the warm-up: ``constant``, or ``cosine`` or ``linear``
-            until trainer.max_steps.
+        momentum: Of sgd (default: 0) or muon (default: 0.95).
+        non_monotone_interval: Of nt_asgd: validations that may pass without a new best (default: 5).
+        schedule: How the learning rate goes on after the warm-up: ``constant``; ``cosine`` or ``linear``
+            until trainer.max_steps; ``wsd``, constant and then linear over the last decay_steps;
+            ``inverse_sqrt``; ``step``, multiplied by decay_factor at regular steps; or ``plateau``,
+            multiplied by it when a validation brings no new best.
         warmup_steps: Steps over which the learning rate rises from near 0.
-        final_learning_rate_share: The share of the learning rate that is left at the end.
+        final_learning_rate_share: The share of the learning rate that cosine, linear and wsd leave at the end
+            (default: 0.1).
+        decay_steps: Length of wsd's fall, in steps (default: a tenth of trainer.max_steps).
+        decay_start: First step that schedule step reduces (default: decay_interval after the warm-up).
+        decay_interval: Steps between two reductions of schedule step.
+        decay_factor: What a reduction leaves (default: 0.5 for step, 0.25 for plateau).
+        patience: Validations without a new best that plateau bears (default: 0).
+        compile: Whether torch.compile makes the network faster for training and validation. Recurrent
+            networks refuse it: it leaves their fused kernels as they are.
     """
 
     def __init__(
         self,
         network: nn.Module,
+        optimizer: OptimizerName = "adamw",
         learning_rate: float = 1e-3,
         weight_decay: float = 0.01,
         betas: tuple[float, float] = (0.9, 0.95),
+        momentum: float | None = None,
+        non_monotone_interval: int | None = None,
         schedule: Schedule = "constant",
         warmup_steps: int = 0,
-        final_learning_rate_share: float = 0.1,
+        final_learning_rate_share: float | None = None,
+        decay_steps: int | None = None,
+        decay_start: int | None = None,
+        decay_interval: int | None = None,
+        decay_factor: float | None = None,
+        patience: int | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__()
-        if learning_rate <= 0:
-            raise InputError(f"learning_rate is {learning_rate}: give a number above 0")
-        if not all(0 <= beta < 1 for beta in betas):
-            raise InputError(f"betas are {betas}: give two numbers in [0, 1)")
         self.network = network
-        self.learning_rate, self.weight_decay, self.betas = learning_rate, weight_decay, betas
-        self.schedule: Schedule = schedule
-        self.warmup_steps, self.final_learning_rate_share = warmup_steps, final_learning_rate_share
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self._optimizer_options: dict[str, Any] = {
+            "name": optimizer,
+            "betas": betas,
+            "momentum": momentum,
+            "non_monotone_interval": non_monotone_interval,
+        }
+        self._schedule_options: dict[str, Any] = {
+            "schedule": schedule,
+            "warmup_steps": warmup_steps,
+            "final_learning_rate_share": final_learning_rate_share,
+            "decay_steps": decay_steps,
+            "decay_start": decay_start,
+            "decay_interval": decay_interval,
+            "decay_factor": decay_factor,
+            "patience": patience,
+        }
+        check_options(learning_rate, weight_decay, **self._optimizer_options)
         self.tokenizer: Tokenizer | None = None
         self._carried = CarriedState()
+        self._compilation = Compilation(network, compile)
+        self._normalization = TokenNormalization()
         self._randomness = StepRandomness()
-        self._open_window: dict[str, Tensor] | None = None
+        self._open_window: dict[str, Any] | None = None
         self._training_log = TrainingLog()
         self._evaluation: TextLoss | None = None
 
@@ -76,12 +126,22 @@ class LanguageModel(LightningModule):
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Returns the mean negative log likelihood of the batch's targets, in nats."""
+        """Returns the mean loss of the batch's targets, in nats, with the gradient of its share in the step."""
         self._randomness.before(self.trainer)
         self._carried.begin_batch(self)
-        nll, tokens = self._negative_log_likelihood("train", batch), _count_targets(batch)
-        self._training_log.add(nll, tokens)
-        return nll.sum() / tokens.clamp(min=1)
+        output, tokens = self._run("train", batch, batch["targets"]), _count_targets(batch)
+        loss = (negative_log_likelihood(output, batch["targets"]) if output.dim() == 3 else output).sum()
+        loss = loss + tokens * self.extra_loss(batch)
+        self._training_log.add(loss, tokens)
+        return self._normalization.loss(loss, tokens, self)
+
+    def extra_loss(self, batch: Batch) -> Tensor | float:
+        """Returns what to add to the training loss per token of ``batch``: 0, unless a subclass has more.
+
+        The place for losses of your own: what is added here weighs as it should when batches are accumulated
+        or spread over ranks, which what is added in ``training_step`` does not.
+        """
+        return 0.0
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Adds the batch to the epoch's sums."""
@@ -98,9 +158,9 @@ class LanguageModel(LightningModule):
 
     def _run(self, stage: str, batch: Batch, targets: Tensor | None) -> Tensor:
         state = self._carried.before(stage, batch, self.network)
-        output, state = self.network(batch["inputs"], state, targets)
+        output, state = self._compilation.run(batch, state, targets)
         self._carried.after(stage, batch, state)
-        return output  # type: ignore[no-any-return]
+        return output
 
     def _negative_log_likelihood(self, stage: str, batch: Batch) -> Tensor:
         output = self._run(stage, batch, batch["targets"])
@@ -124,10 +184,13 @@ class LanguageModel(LightningModule):
     def on_train_start(self) -> None:
         """Lets this model's hyperparameters win over a checkpoint's optimizer, and starts the clock."""
         if type(self).configure_optimizers is LanguageModel.configure_optimizers:
-            optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
-            set_hyperparameters(optimizer, schedule, self.learning_rate, self.weight_decay, self.betas)
+            optimizer: Any = self.optimizers(use_pl_optimizer=False)
+            schedule: Any = self.lr_schedulers()
+            betas, momentum = self._optimizer_options["betas"], self._optimizer_options["momentum"]
+            set_hyperparameters(optimizer, schedule, self.learning_rate, self.weight_decay, betas, momentum)
+        self._normalization.tokens = None
         if self._open_window is not None:
-            restore_gradients(self._open_window, self)
+            restore_gradients(self._open_window, self, self._normalization)
             self._open_window = None
         self._training_log.step = self.global_step
         self._training_log.restart()
@@ -168,30 +231,49 @@ class LanguageModel(LightningModule):
 
     def _log_evaluation(self, prefix: str) -> None:
         assert self._evaluation is not None
-        for name, value in self._evaluation.compute().items():
+        figures = self._evaluation.compute()
+        for name, value in figures.items():
             shown = name in ("loss", "accuracy")
             self.log(f"{prefix}_{name}", value, prog_bar=shown, sync_dist=True, batch_size=1)
         self._evaluation = None
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            schedules = [config.scheduler for config in self.trainer.lr_scheduler_configs]
+            for each in [*self.trainer.optimizers, *schedules]:
+                if isinstance(each, NTASGD | LearningRateSchedule):
+                    each.validated(float(figures["loss"]))
+
+    def on_validation_start(self) -> None:
+        """Puts NT-ASGD's mean of the weights in their place."""
+        swap_in_training(self)
 
     def on_validation_end(self) -> None:
-        """Leaves the time of validation out of the tokens per second."""
+        """Puts the weights back, and leaves the time of validation out of the tokens per second."""
+        swap_in_training(self)
         self._training_log.restart()
+
+    def on_fit_end(self) -> None:
+        """Leaves NT-ASGD's mean as the weights."""
+        swap_in_training(self)
 
     # -- optimizer ------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
-        """Returns AdamW and the schedule, stepped at every optimizer step."""
+        """Returns the optimizer and its schedule, stepped at every optimizer step."""
         clipped = bool(self.trainer.gradient_clip_val)
         fused = not (clipped and "mixed" in str(self.trainer.precision))  # Lightning cannot clip for it there
-        optimizer = adamw(self, self.learning_rate, self.weight_decay, self.betas, fused)
-        schedule = learning_rate_schedule(
-            optimizer,
-            self.schedule,
-            self.warmup_steps,
-            self.trainer.max_steps,
-            self.final_learning_rate_share,
+        optimizer = build_optimizer(
+            self,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            fused=fused,
+            **self._optimizer_options,
         )
+        schedule = LearningRateSchedule(optimizer, max_steps=self.trainer.max_steps, **self._schedule_options)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Divides the gradient by the tokens of the step: a subclass that overrides this calls super()."""
+        self._normalization.divide(optimizer, self.trainer)
 
     # -- data, tokenizer, checkpoint ------------------------------------------------------------------
 
@@ -201,8 +283,9 @@ class LanguageModel(LightningModule):
         self._agree_on_tokenizer()
 
     def on_fit_start(self) -> None:
-        """Checks that the data fits the network."""
+        """Checks that the data fits the network, and compiles that."""
         check_sizes(self, self._datamodule())
+        self._compilation.begin(self._datamodule())
 
     def _datamodule(self) -> Any:
         return getattr(self.trainer, "datamodule", None)
@@ -218,11 +301,12 @@ class LanguageModel(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds this model's class and tokenizer, and the state it carries, of all ranks' lanes."""
         tokenizer = None if self.tokenizer is None else self.tokenizer.to_str()
-        checkpoint[checkpoints.KEY] = checkpoints.describe(self, tokenizer)
+        entry = checkpoint[checkpoints.KEY] = checkpoints.describe(self, tokenizer)
         if self.trainer.state.fn == "fit":
-            checkpoint[checkpoints.KEY]["state"] = self._carried.for_checkpoint(self)
-            checkpoint[checkpoints.KEY]["gradients"] = gradients_for_checkpoint(self)
-            checkpoint[checkpoints.KEY]["seed"] = self._randomness.base
+            entry["state"] = self._carried.for_checkpoint(self)
+            entry["gradients"] = gradients_for_checkpoint(self, self._normalization)
+            entry["seed"] = self._randomness.base
+            put_into_checkpoint(checkpoint, entry, self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes the tokenizer that the weights were trained with: it wins over the data's own."""
@@ -235,6 +319,7 @@ class LanguageModel(LightningModule):
         if self._trainer is not None and self.trainer.state.fn == "fit":
             self._randomness.base = entry.get("seed")
             self._open_window = entry.get("gradients")
+            take_from_checkpoint(checkpoint, entry)
             if entry.get("state") is not None:
                 self._carried.from_checkpoint(entry["state"], self)
 

@@ -6,9 +6,15 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from lightning_seq.models.token_normalization import TokenNormalization
 
-def gradients_for_checkpoint(module: LightningModule) -> dict[str, Tensor] | None:
-    """Returns the gradients gathered so far, ``(ranks, ...)`` each; with several ranks, all must ask.
+WINDOW_TOKENS = "<tokens>"  # no parameter's name
+
+
+def gradients_for_checkpoint(
+    module: LightningModule, normalization: TokenNormalization
+) -> dict[str, Tensor] | None:
+    """Returns gradients and token count so far, ``(ranks, ...)`` each; with several ranks, all must ask.
 
     None where no window is open: as a rule, since checkpoints are written when a step is done.
     """
@@ -17,13 +23,20 @@ def gradients_for_checkpoint(module: LightningModule) -> dict[str, Tensor] | Non
     if done % module.trainer.accumulate_grad_batches == 0 or loop._num_ready_batches_reached():
         return None
     gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+    if normalization.tokens is not None:
+        gradients[WINDOW_TOKENS] = normalization.tokens
     if module.trainer.world_size == 1:
         return {name: gradient.detach().cpu()[None] for name, gradient in gradients.items()}
     return {name: cast(Tensor, module.all_gather(each)).cpu() for name, each in gradients.items()}
 
 
-def restore_gradients(gradients: dict[str, Tensor], module: LightningModule) -> None:
-    """Puts this rank's gradients back, from which accumulation goes on."""
+def restore_gradients(
+    gradients: dict[str, Tensor], module: LightningModule, normalization: TokenNormalization
+) -> None:
+    """Puts this rank's gradients and token count back, from which accumulation goes on."""
+    tokens = gradients.get(WINDOW_TOKENS)
+    if tokens is not None and len(tokens) == module.trainer.world_size:
+        normalization.go_on(tokens[module.trainer.global_rank].to(module.device), module.trainer.global_step)
     for name, parameter in module.named_parameters():
         ranks = gradients.get(name)
         if ranks is not None and len(ranks) == module.trainer.world_size:

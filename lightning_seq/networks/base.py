@@ -4,8 +4,17 @@ A network is called as ``network(tokens, state=None, targets=None)`` and returns
 
 - ``tokens``: int64, ``(batch, time)``, of any length.
 - ``state``: what the network knows of the tokens before; None means no past.
-- ``output``: logits ``(batch, time, vocab)`` or, where ``targets`` are given, the negative log likelihood in
-  nats of each target, ``(batch, time)``: exactly 0 where the target is :data:`IGNORE_INDEX`.
+- ``output``: logits ``(batch, time, vocab)`` or, where ``targets`` are given,
+
+  - in evaluation the negative log likelihood in nats of each target, ``(batch, time)``: exactly 0 where the
+    target is :data:`IGNORE_INDEX`;
+  - in training the loss, summed over the targets that are not ignored, penalties included: one number, since
+    losses of single tokens would take all logits, or computing them twice.
+
+  A network of a user's may ignore ``targets``; who calls it tells the three by their dimensions.
+
+A network whose ``forward`` has an argument ``document_ids``, ``(batch, time)``, is given the batch's, where
+documents are packed into one window: it keeps them apart.
 
 A state is a pytree (tensors in tuples, lists or dicts) in which every tensor has the batch first. Recurrent
 states and key/value caches are both states, so that training, evaluation and generation are written once.
@@ -13,13 +22,13 @@ states and key/value caches are both states, so that training, evaluation and ge
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lightning_seq.errors import InputError
+from lightning_seq.errors import InputError, did_you_mean
 
 State: TypeAlias = Any
 
@@ -32,9 +41,11 @@ class Network(nn.Module):
 
     Attributes:
         context_length: The longest past that the network can use, in tokens; None where there is no bound.
+        compiles: Whether torch.compile makes it faster.
     """
 
     context_length: int | None = None
+    compiles: bool = True
 
     def forward(
         self, tokens: Tensor, state: State = None, targets: Tensor | None = None
@@ -48,7 +59,7 @@ class Network(nn.Module):
 
         Returns:
             Logits ``(batch, time, vocab)``, or with ``targets`` their negative log likelihoods
-            ``(batch, time)``; and the state after the last token.
+            ``(batch, time)``, in training the sum of their losses; and the state after the last token.
         """
         raise TypeError(f"{type(self).__name__} has no forward(tokens, state=None, targets=None): write one")
 
@@ -63,10 +74,26 @@ class Network(nn.Module):
         return None
 
 
-def check_dropout(dropout: float) -> None:
+def check_dropout(dropout: float, name: str = "dropout") -> None:
     """Raises an :class:`InputError` unless ``dropout`` is the probability of something."""
     if not 0.0 <= dropout < 1.0:
-        raise InputError(f"dropout is {dropout}, and a probability in [0, 1) is expected")
+        raise InputError(f"{name} is {dropout}, and a probability in [0, 1) is expected")
+
+
+def check_sizes(least: int = 1, **sizes: float) -> None:
+    """Raises an :class:`InputError` unless all ``sizes``, given by name, are at least ``least``."""
+    for name, size in sizes.items():
+        if not size >= least:  # NaN is neither
+            raise InputError(f"{name} is {size}: give {least} or more")
+
+
+def check_choice(name: str, value: str, choices: Any) -> None:
+    """Raises an :class:`InputError` unless ``value`` is one of ``choices``, a Literal."""
+    allowed = get_args(choices)
+    if value not in allowed:
+        raise InputError(
+            f"{name} is {value!r}{did_you_mean(str(value), allowed)}; it must be one of {list(allowed)}"
+        )
 
 
 def detach(state: State) -> State:

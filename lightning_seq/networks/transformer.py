@@ -1,15 +1,22 @@
-"""A decoder-only Transformer: pre-norm, RMSNorm, rotary positions, SwiGLU."""
+"""A decoder-only Transformer: pre-norm blocks of attention and a feed-forward layer, parts by arguments."""
 
-from typing import TypedDict
+from collections.abc import Sequence
+from typing import Any, Literal, TypedDict
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lightning_seq.errors import InputError
-from lightning_seq.networks.attention import CausalSelfAttention, rotary_angles
-from lightning_seq.networks.base import Network, check_dropout
-from lightning_seq.networks.heads import LinearHead
+from lightning_seq.networks.attention import CausalSelfAttention
+from lightning_seq.networks.base import Network, check_choice, check_dropout, check_sizes
+from lightning_seq.networks.feedforward import Activation, build_feedforward
+from lightning_seq.networks.heads import build_head
+from lightning_seq.networks.positions import Rotation, rotary_angles, sinusoids
+
+Positions = Literal["rotary", "learned", "sinusoidal", "none"]
+Norm = Literal["rms", "layer"]
+Initialization = Literal["unit", "gpt2"]
 
 
 class KeyValueCache(TypedDict):
@@ -19,45 +26,30 @@ class KeyValueCache(TypedDict):
     it each lane has filled, and setting it to 0 forgets that lane's past.
     """
 
-    keys: list[Tensor]  # one a layer: (batch, heads, slots, head_dim)
+    keys: list[Tensor]  # one a layer: (batch, key_value_heads, slots, head_dim)
     values: list[Tensor]
     length: Tensor  # (batch,)
-
-
-class SwiGLU(nn.Module):
-    """Gated feed-forward layer: down(silu(gate(x)) * up(x)) (Shazeer 2020, https://arxiv.org/abs/2002.05202).
-
-    Args:
-        embedding_dim: Width of the model.
-        feedforward_dim: Width inside.
-    """
-
-    def __init__(self, embedding_dim: int, feedforward_dim: int) -> None:
-        super().__init__()
-        self.gate = nn.Linear(embedding_dim, feedforward_dim, bias=False)
-        self.up = nn.Linear(embedding_dim, feedforward_dim, bias=False)
-        self.down = nn.Linear(feedforward_dim, embedding_dim, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(batch, time, embedding_dim)`` in and out."""
-        return self.down(F.silu(self.gate(x)) * self.up(x))  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
     """Attention, then a feed-forward layer, each on a normalised input and added to the residual stream."""
 
-    def __init__(self, embedding_dim: int, num_heads: int, feedforward_dim: int, dropout: float) -> None:
+    def __init__(
+        self,
+        attention: CausalSelfAttention,
+        feedforward: nn.Module,
+        norms: tuple[nn.Module, nn.Module],
+        dropout: float,
+    ) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(embedding_dim)
-        self.attention = CausalSelfAttention(embedding_dim, num_heads, dropout)
-        self.feedforward_norm = nn.RMSNorm(embedding_dim)
-        self.feedforward = SwiGLU(embedding_dim, feedforward_dim)
+        self.attention_norm, self.feedforward_norm = norms
+        self.attention, self.feedforward = attention, feedforward
         self.dropout = nn.Dropout(dropout)
 
     def forward(
         self,
         x: Tensor,
-        rotation: tuple[Tensor, Tensor],
+        rotation: Rotation | None = None,
         cache: tuple[Tensor, Tensor] | None = None,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
@@ -71,7 +63,12 @@ class Transformer(Network):
     """Decoder-only Transformer (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762) in today's form.
 
     Without a state it attends to all of ``tokens`` and carries nothing on. From ``initial_state`` on it keeps
-    keys and values of the last ``length`` tokens.
+    keys and values of the last ``length`` tokens: in generation, and in training over text that goes on from
+    batch to batch, where they are the memory of Transformer-XL (Dai et al. 2019,
+    https://arxiv.org/abs/1901.02860), through which no gradient flows.
+
+    GPT-2's architecture is ``norm="layer", activation="gelu_tanh", positions="learned", bias=True,
+    initialization="gpt2"``.
 
     Args:
         vocab_size: Number of tokens.
@@ -79,11 +76,27 @@ class Transformer(Network):
         num_layers: Number of blocks.
         num_heads: Attention heads in each block; 2 x num_heads must divide ``embedding_dim``.
         context_length: Longest past that is kept in generation, and the longest window to train on.
-        feedforward_dim: Width inside the feed-forward layers (default: 8/3 of ``embedding_dim``, rounded up
-            to a multiple of 8).
+        feedforward_dim: Width inside the feed-forward layers (default: 4 x ``embedding_dim``; with swiglu
+            8/3, rounded up to a multiple of 8).
         dropout: Probability of dropping an embedding, an attention weight or a layer's output.
         rope_base: Base of the rotary wavelengths.
         tie_weights: Whether embedding and output layer share one matrix.
+        num_key_value_heads: Heads of keys and values, shared by the others (grouped-query attention).
+        norm: ``rms`` (Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467) or ``layer``.
+        activation: ``swiglu``, ``gelu``, ``gelu_tanh`` or ``relu_squared``.
+        positions: ``rotary``, ``learned``, ``sinusoidal``, or ``none``: causality alone tells some order.
+        qk_norm: Whether queries and keys are normalised.
+        sliding_window: The most tokens that each one sees, itself included (default: all).
+        memory_length: Tokens of the past that training carries on where the text goes on (default:
+            ``context_length``, and 0 for learned and sinusoidal positions, which know no past).
+        bias: Whether linear layers and norms have biases.
+        initialization: ``unit``: embedded tokens and all layers' outputs of unit size (a tied embedding is
+            scaled up for that, as in Vaswani et al.); ``gpt2``: as in GPT-2, with a deviation of 0.02.
+        activation_checkpointing: Whether training computes each block's activations twice, to keep only what
+            comes in.
+        adaptive_cutoffs: Makes the output an adaptive softmax: the first id of each cluster of rarer words.
+        label_smoothing: Share of each target that is spread over the vocabulary in training.
+        z_loss: Factor of log(Z)^2 in the training loss, Z being the softmax's denominator.
     """
 
     def __init__(
@@ -97,28 +110,75 @@ class Transformer(Network):
         dropout: float = 0.0,
         rope_base: float = 10_000.0,
         tie_weights: bool = True,
+        num_key_value_heads: int | None = None,
+        norm: Norm = "rms",
+        activation: Activation = "swiglu",
+        positions: Positions = "rotary",
+        qk_norm: bool = False,
+        sliding_window: int | None = None,
+        memory_length: int | None = None,
+        bias: bool = False,
+        initialization: Initialization = "unit",
+        activation_checkpointing: bool = False,
+        adaptive_cutoffs: Sequence[int] | None = None,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
     ) -> None:
         super().__init__()
         check_dropout(dropout)
-        if min(context_length, num_layers, num_heads) < 1:
+        check_sizes(context_length=context_length, num_layers=num_layers, num_heads=num_heads)
+        check_sizes(vocab_size=vocab_size, embedding_dim=embedding_dim)
+        optional = {"feedforward_dim": feedforward_dim, "sliding_window": sliding_window}
+        optional["num_key_value_heads"] = num_key_value_heads
+        check_sizes(**{name: size for name, size in optional.items() if size is not None})
+        check_choice("norm", norm, Norm)
+        check_choice("activation", activation, Activation)
+        check_choice("positions", positions, Positions)
+        check_choice("initialization", initialization, Initialization)
+        self.absolute_positions: bool = positions in ("learned", "sinusoidal")
+        if self.absolute_positions and memory_length:
             raise InputError(
-                f"context_length is {context_length}, num_layers {num_layers} and num_heads {num_heads}: all "
-                "must be at least 1"
+                f"memory_length is {memory_length} and positions {positions!r}, which count from the first "
+                'token of a window and know none before it: give memory_length 0, or positions "rotary"'
             )
+        default = 0 if self.absolute_positions else context_length
+        self.memory_length: int = default if memory_length is None else memory_length
+        check_sizes(0, memory_length=self.memory_length)
         self.context_length: int = context_length
         self.head_dim, self.rope_base = embedding_dim // num_heads, rope_base
-        inner = feedforward_dim or -(-8 * embedding_dim // 24) * 8
-        self.embedding = nn.Embedding(vocab_size, embedding_dim)
-        self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(
-            Block(embedding_dim, num_heads, inner, dropout) for _ in range(num_layers)
-        )
-        self.norm = nn.RMSNorm(embedding_dim)
-        self.head = LinearHead(embedding_dim, vocab_size, self.embedding if tie_weights else None)
-        self.embedding_scale = embedding_dim**0.5 if tie_weights else 1.0
-        self._initialise()
+        self.sliding_window, self.positions = sliding_window, positions
+        self.activation_checkpointing = activation_checkpointing
 
-    def _initialise(self) -> None:
+        def new_norm() -> nn.Module:
+            return nn.RMSNorm(embedding_dim) if norm == "rms" else nn.LayerNorm(embedding_dim, bias=bias)
+
+        def new_block() -> Block:
+            attention = CausalSelfAttention(
+                embedding_dim, num_heads, dropout, num_key_value_heads, qk_norm, bias
+            )
+            feedforward = build_feedforward(embedding_dim, feedforward_dim, activation, bias)
+            return Block(attention, feedforward, (new_norm(), new_norm()), dropout)
+
+        self.embedding = nn.Embedding(vocab_size, embedding_dim)
+        if positions == "learned":
+            self.position_embedding = nn.Embedding(context_length, embedding_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(new_block() for _ in range(num_layers))
+        self.norm = new_norm()
+        self.head = build_head(
+            embedding_dim,
+            vocab_size,
+            self.embedding if tie_weights else None,
+            None,
+            adaptive_cutoffs,
+            label_smoothing,
+            z_loss,
+        )
+        self.embedding_scale = embedding_dim**0.5 if tie_weights and initialization == "unit" else 1.0
+        self._initialise(initialization)
+
+    @torch.no_grad()
+    def _initialise(self, initialization: Initialization) -> None:
         """Embedded tokens and all layers' outputs of unit size, but for what is added up over the depth.
 
         So a token weighs as much as what the layers add to it; with small embeddings two layers do not learn
@@ -127,18 +187,24 @@ class Transformer(Network):
         """
         for name, parameter in self.named_parameters():
             if parameter.dim() < 2:
+                if initialization == "gpt2" and name.endswith("bias"):
+                    nn.init.zeros_(parameter)
                 continue
             residual = name.endswith(("attention.out.weight", "feedforward.down.weight"))
             scale = (2 * len(self.blocks)) ** -0.5 if residual else 1.0
-            nn.init.normal_(parameter, std=scale * parameter.size(1) ** -0.5)
-        if self.embedding_scale == 1.0:
+            std = 0.02 if initialization == "gpt2" else parameter.size(1) ** -0.5
+            nn.init.normal_(parameter, std=scale * std)
+        if initialization == "unit" and self.embedding_scale == 1.0:
             nn.init.normal_(self.embedding.weight)
 
-    def initial_state(self, batch_size: int, length: int | None = None) -> KeyValueCache:
-        """Returns an empty cache for the last ``length`` tokens (default: ``context_length``)."""
-        slots, layers = length or self.context_length, len(self.blocks)
-        weight = self.embedding.weight
-        empty = weight.new_zeros(batch_size, weight.size(1) // self.head_dim, slots, self.head_dim)
+    def initial_state(self, batch_size: int, length: int | None = None) -> KeyValueCache | None:
+        """Returns an empty cache for the last ``length`` tokens (default: ``memory_length``; None if 0)."""
+        slots = self.memory_length if length is None else length
+        if slots == 0:
+            return None
+        weight, layers = self.embedding.weight, len(self.blocks)
+        attention: Any = self.blocks[0].attention
+        empty = weight.new_zeros(batch_size, attention.num_key_value_heads, slots, self.head_dim)
         return KeyValueCache(
             keys=[empty] * layers,
             values=[empty] * layers,
@@ -146,30 +212,84 @@ class Transformer(Network):
         )
 
     def forward(
-        self, tokens: Tensor, state: KeyValueCache | None = None, targets: Tensor | None = None
+        self,
+        tokens: Tensor,
+        state: KeyValueCache | None = None,
+        targets: Tensor | None = None,
+        document_ids: Tensor | None = None,
     ) -> tuple[Tensor, KeyValueCache | None]:
-        """See :class:`~lightning_seq.networks.base.Network`."""
-        x = self.dropout(self.embedding(tokens) * self.embedding_scale)  # (batch, time, embedding_dim)
+        """See :class:`~lightning_seq.networks.base.Network`.
+
+        Args:
+            tokens: ``(batch, time)``.
+            state: What an earlier call returned.
+            targets: ``(batch, time)``.
+            document_ids: Which document each token belongs to, ``(batch, time)``: tokens see those of their
+                own document alone. Not together with a state.
+        """
         slots = 0 if state is None else state["keys"][0].size(2)
-        rotation = rotary_angles(slots + tokens.size(1), self.head_dim, self.rope_base, x.device)
-        if state is None:
-            for block in self.blocks:
-                x, _ = block(x, rotation)
-            return self.head(self.norm(x), targets), None
-        mask = _visible(state, tokens.size(1))
+        x = self._embed(tokens, state)  # (batch, time, embedding_dim)
+        rotation = None
+        if self.positions == "rotary":
+            rotation = rotary_angles(slots + tokens.size(1), self.head_dim, self.rope_base, x.device)
+        mask = self._mask(tokens, state, slots, document_ids)
         keys, values = [], []
-        for block, key, value in zip(self.blocks, state["keys"], state["values"], strict=True):
-            x, (key, value) = block(x, rotation, (key, value), mask)
-            keys.append(key)
-            values.append(value)
-        length = (state["length"] + tokens.size(1)).clamp(max=slots)
-        return self.head(self.norm(x), targets), KeyValueCache(keys=keys, values=values, length=length)
+        for i, block in enumerate(self.blocks):
+            past = None if state is None else (state["keys"][i], state["values"][i])
+            x, new = self._run(block, x, rotation, past, mask)
+            if new is not None:
+                keys.append(new[0])
+                values.append(new[1])
+        if state is not None:
+            length = (state["length"] + tokens.size(1)).clamp(max=slots)
+            state = KeyValueCache(keys=keys, values=values, length=length)
+        return self.head(self.norm(x), targets), state
 
+    def _run(self, block: nn.Module, *inputs: Any) -> Any:
+        if self.activation_checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
 
-def _visible(state: KeyValueCache, time: int) -> Tensor:
-    """Which keys each query sees: the filled slots of its lane and the new tokens up to itself."""
-    slots, device = state["keys"][0].size(2), state["length"].device
-    key = torch.arange(slots + time, device=device)
-    filled = key >= slots - state["length"][:, None]  # (batch, slots + time)
-    causal = key <= slots + torch.arange(time, device=device)[:, None]  # (time, slots + time)
-    return (filled[:, None] & causal)[:, None]  # (batch, 1, time, slots + time)
+    def _embed(self, tokens: Tensor, state: KeyValueCache | None) -> Tensor:
+        x = self.embedding(tokens) * self.embedding_scale
+        if self.absolute_positions:
+            positions = torch.arange(tokens.size(1), device=tokens.device)
+            if self.positions == "learned" and tokens.size(1) > self.context_length:
+                raise InputError(
+                    f"got {tokens.size(1)} tokens, and context_length {self.context_length} positions were "
+                    "learned: give shorter sequences, or build the network with a larger context_length"
+                )
+            if state is not None:
+                positions = state["length"][:, None] + positions
+            if self.positions == "learned":
+                x = x + self.position_embedding(positions)
+            else:
+                x = x + sinusoids(positions, x.size(-1)).type_as(x)
+        return self.dropout(x)  # type: ignore[no-any-return]
+
+    def _mask(
+        self, tokens: Tensor, state: KeyValueCache | None, slots: int, document_ids: Tensor | None
+    ) -> Tensor | None:
+        """Which keys each query sees, (batch or 1, 1, time, slots + time); None for plain causality."""
+        time, device = tokens.size(1), tokens.device
+        window = self.sliding_window if (self.sliding_window or 0) < slots + time else None
+        if state is None and document_ids is None and window is None:
+            return None
+        query, key = (
+            slots + torch.arange(time, device=device)[:, None],
+            torch.arange(slots + time, device=device),
+        )
+        seen = key <= query  # (time, slots + time)
+        if window is not None:
+            seen = seen & (key > query - window)
+        seen = seen[None]
+        if state is not None:
+            seen = seen & (key >= slots - state["length"][:, None])[:, None]  # the filled slots of each lane
+        if document_ids is not None:
+            if state is not None:
+                raise InputError(
+                    "got document_ids together with a state: documents that are packed into windows carry "
+                    "no state on, give one of the two"
+                )
+            seen = seen & (document_ids[:, :, None] == document_ids[:, None])
+        return seen[:, None]

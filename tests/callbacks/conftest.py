@@ -10,6 +10,8 @@ from lightning.pytorch import LightningModule, Trainer, seed_everything
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_seq.networks.recurrent_layers import full_precision_where_half_is_missing
+
 VOCAB = 11
 
 
@@ -58,7 +60,9 @@ class TinyModel(LightningModule):
         self.frozen.eval()  # a mode of its own
 
     def forward(self, tokens: Tensor) -> Tensor:
-        x = self.body(F.dropout(self.embedding(tokens), 0.1, self.training))
+        x = F.dropout(self.embedding(tokens), 0.1, self.training)
+        with full_precision_where_half_is_missing(x):
+            x = self.body(x)
         return self.head(x[0] if isinstance(x, tuple) else x)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:

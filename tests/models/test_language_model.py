@@ -156,13 +156,15 @@ def test_evaluation_carries_state_over_the_whole_text():
     model, data = build(GRULanguageModel), lanes(steps=4)
     loss = trainer().test(model, data, verbose=False)[0]["test_loss"]
     inputs = torch.cat([b["inputs"] for b in data], 1)
-    nll, _ = model.network(inputs, None, torch.cat([b["targets"] for b in data], 1))
+    nll, _ = model.network.eval()(inputs, None, torch.cat([b["targets"] for b in data], 1))
     assert loss == pytest.approx(nll.mean().item(), rel=1e-5)
 
 
 def test_predict_gives_the_loss_of_every_token():
     model, data = build(LSTMLanguageModel), lanes(steps=2, continues=False)
-    for batch, nll in zip(data, trainer().predict(model, data), strict=True):
+    predicted = trainer().predict(model, data)
+    model.eval()
+    for batch, nll in zip(data, predicted, strict=True):
         torch.testing.assert_close(nll, model.network(batch["inputs"], None, batch["targets"])[0])
 
 
@@ -193,6 +195,7 @@ def test_the_logged_loss_is_that_of_the_steps_since_the_last_log():
     model = build(LSTMLanguageModel, learning_rate=1e-12)
     run = trainer(max_steps=4, log_every_n_steps=4)
     run.fit(model, lanes())
+    model.eval()
     expected = torch.cat(
         [model.network(b["inputs"], None, b["targets"])[0] for b in lanes(continues=False)][:4]
     )

@@ -50,7 +50,7 @@ def test_sensitive_to_order(network):
 def test_same_parameters_at_every_step(network):
     """One step applied again and again, from the state it left, is the network."""
     tokens = tokens_of(0, 2, 12)
-    state, steps = network.initial_state(2), []
+    state, steps = network.initial_state(2, 64), []
     for time in range(12):
         logits, state = network(tokens[:, time : time + 1], state)
         steps.append(logits)
@@ -62,7 +62,7 @@ def test_same_parameters_at_every_step(network):
 def test_two_chunks_equal_one(network, seed, time, data):
     cut = data.draw(st.integers(1, time - 1))
     tokens = tokens_of(seed, 3, time)
-    first, state = network(tokens[:, :cut], network.initial_state(3))
+    first, state = network(tokens[:, :cut], network.initial_state(3, 64))
     second, _ = network(tokens[:, cut:], state)
     torch.testing.assert_close(torch.cat([first, second], 1), network(tokens)[0], atol=1e-5, rtol=1e-5)
 
@@ -79,9 +79,9 @@ def test_targets_give_the_negative_log_likelihood_of_the_logits(network):
 
 def test_one_lane_is_reset_and_the_others_go_on(network):
     tokens, more = tokens_of(0, 3, 8), tokens_of(1, 3, 8)
-    _, state = network(tokens, network.initial_state(3))
+    _, state = network(tokens, network.initial_state(3, 64))
     keep = torch.tensor([True, False, True])
-    logits, _ = network(more, reset_lanes(state, keep, network.initial_state(3)))
+    logits, _ = network(more, reset_lanes(state, keep, network.initial_state(3, 64)))
     whole = network(torch.cat([tokens, more], 1))[0][:, 8:]
     torch.testing.assert_close(logits[keep], whole[keep], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(logits[~keep], network(more)[0][~keep], atol=1e-5, rtol=1e-5)
@@ -89,7 +89,7 @@ def test_one_lane_is_reset_and_the_others_go_on(network):
 
 def test_lanes_can_be_gathered_and_moved(network):
     tokens, more = tokens_of(0, 3, 8), tokens_of(1, 3, 1)
-    _, state = network(tokens, network.initial_state(3))
+    _, state = network(tokens, network.initial_state(3, 64))
     order = torch.tensor([2, 0])
     logits, _ = network(more[order], move(gather_lanes(state, order), "cpu"))
     torch.testing.assert_close(logits, network(more, state)[0][order], atol=1e-5, rtol=1e-5)
@@ -97,10 +97,10 @@ def test_lanes_can_be_gathered_and_moved(network):
 
 def test_gradients_end_at_a_detached_state(network):
     tokens = tokens_of(0, 2, 6)
-    _, state = network(tokens, network.initial_state(2))
+    _, state = network(tokens, network.initial_state(2, 64))
     nll, _ = network(tokens, detach(state), tokens)
     with_cut = torch.autograd.grad(nll.sum(), network.embedding.weight)[0]
-    _, state = network(tokens, network.initial_state(2))
+    _, state = network(tokens, network.initial_state(2, 64))
     nll, _ = network(tokens, state, tokens)
     assert not torch.allclose(with_cut, torch.autograd.grad(nll.sum(), network.embedding.weight)[0])
 

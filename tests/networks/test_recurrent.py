@@ -13,8 +13,8 @@ def test_equals_torchs_own_layer(network, kind):
     """Embedding, nn.RNN/GRU/LSTM with its own state layout, linear: written out once more."""
     net = network(11, 6, 8, 2)
     tokens = torch.randint(0, 11, (3, 7))
-    assert type(net.rnn) is kind
-    output, state = net.rnn(net.embedding(tokens))
+    assert type(net.layers[0]) is kind
+    output, state = net.layers[0](net.embedding(tokens))
     logits, ours = net(tokens)
     torch.testing.assert_close(logits, net.head.linear(output))
     theirs = state if isinstance(state, tuple) else (state,)
@@ -27,7 +27,7 @@ def test_equals_torchs_own_layer(network, kind):
 def test_forget_gates_start_at_the_given_bias(bias):
     net = LSTM(11, 6, 8, 2, forget_gate_bias=bias)
     for layer in range(2):
-        both = getattr(net.rnn, f"bias_ih_l{layer}") + getattr(net.rnn, f"bias_hh_l{layer}")
+        both = getattr(net.layers[0], f"bias_ih_l{layer}") + getattr(net.layers[0], f"bias_hh_l{layer}")
         assert (both[8:16] == bias).all()
         assert not (both[:8] == bias).all()
 
@@ -37,7 +37,7 @@ def test_a_forget_gate_bias_keeps_the_gradient_through_time_alive():
         torch.manual_seed(0)
         net = LSTM(11, 16, 32, forget_gate_bias=bias)
         x = torch.randn(1, steps, 16, requires_grad=True)
-        output, _ = net.rnn(x)
+        output, _ = net.layers[0](x)
         return torch.autograd.grad(output[:, -1].sum(), x)[0][:, 0].norm()
 
     assert gradient_after(40, 3.0) > 1000 * gradient_after(40, 0.0)
@@ -45,7 +45,7 @@ def test_a_forget_gate_bias_keeps_the_gradient_through_time_alive():
 
 def test_recurrent_matrices_start_as_told():
     for init in ("orthogonal", "identity"):
-        rnn = ElmanRNN(11, 6, 8, 2, recurrent_init=init).rnn
+        rnn = ElmanRNN(11, 6, 8, 2, recurrent_init=init).layers[0]
         for matrix in (rnn.weight_hh_l0, rnn.weight_hh_l1):
             torch.testing.assert_close(matrix @ matrix.T, torch.eye(8))
             assert torch.equal(matrix, torch.eye(8)) == (init == "identity")
@@ -59,7 +59,7 @@ def test_recurrent_matrices_start_as_told():
 )
 def test_a_start_that_neither_shrinks_nor_stretches_keeps_the_gradient_through_time_alive(init, nonlinearity):
     torch.manual_seed(0)
-    rnn = ElmanRNN(11, 16, 32, nonlinearity=nonlinearity, recurrent_init=init).rnn
+    rnn = ElmanRNN(11, 16, 32, nonlinearity=nonlinearity, recurrent_init=init).layers[0]
     x = torch.randn(1, 60, 16).mul(0.01).requires_grad_()
     output, _ = rnn(x)
     gradient = torch.autograd.grad(output[:, -1].sum(), x)[0].norm(dim=2)[0]

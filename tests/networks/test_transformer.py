@@ -1,12 +1,16 @@
 """What is special about the Transformer."""
 
+import math
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.overrides import TorchFunctionMode
 
 from lightning_seq.errors import InputError
 from lightning_seq.networks import Transformer
-from lightning_seq.networks.attention import rotary_angles
+from lightning_seq.networks.positions import rotary_angles, sinusoids
 
 
 def reference(net, tokens):
@@ -117,3 +121,157 @@ def test_angles_are_fp32_whatever_the_default_dtype():
     finally:
         torch.set_default_dtype(torch.float32)
     assert all(torch.equal(one, other) for one, other in zip(exact, angles, strict=True))
+
+
+def small(**arguments):
+    torch.manual_seed(0)
+    return Transformer(17, 16, 2, 4, context_length=16, **arguments).eval()
+
+
+@given(seed=st.integers(0, 10**6), data=st.data(), window=st.sampled_from([None, 3]))
+@settings(max_examples=15, deadline=None)
+def test_packed_documents_are_masked_from_one_another(seed, data, window):
+    """Changing document 1 leaves document 2's logits alone, and each reads as if it stood alone."""
+    net = small(sliding_window=window, positions="none")
+    generator = torch.Generator().manual_seed(seed)
+    first, second = data.draw(st.integers(1, 8)), data.draw(st.integers(1, 8))
+    tokens = torch.randint(0, 17, (2, first + second), generator=generator)
+    ids = torch.tensor([0] * first + [1] * second).expand(2, -1)
+    logits = net(tokens, document_ids=ids)[0]
+    changed = tokens.clone()
+    changed[:, :first] = (changed[:, :first] + 1) % 17
+    assert torch.equal(net(changed, document_ids=ids)[0][:, first:], logits[:, first:])
+    torch.testing.assert_close(logits[:, first:], net(tokens[:, first:])[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits[:, :first], net(tokens[:, :first])[0], atol=1e-5, rtol=1e-5)
+
+
+def test_rotary_documents_do_not_leak_either():
+    net = small()
+    tokens, ids = torch.randint(0, 17, (1, 12)), torch.tensor([[0] * 5 + [1] * 7])
+    logits = net(tokens, document_ids=ids)[0]
+    torch.testing.assert_close(logits[:, 5:], net(tokens[:, 5:])[0], atol=1e-5, rtol=1e-5)  # distances alone
+    leaking = net(tokens)[0]
+    assert not torch.allclose(leaking[:, 5:], logits[:, 5:])
+
+
+def test_documents_and_a_state_exclude_one_another():
+    net = small()
+    tokens = torch.zeros(1, 4, dtype=torch.long)
+    with pytest.raises(InputError, match="got document_ids together with a state"):
+        net(tokens, net.initial_state(1), None, tokens)
+
+
+@pytest.mark.parametrize("window", [1, 3, 5])
+def test_a_sliding_window_sees_as_many_tokens_as_it_says(window):
+    net = small(sliding_window=window)
+    tokens = torch.randint(0, 17, (1, 12))
+    far = tokens.clone()
+    far[:, 0] = (far[:, 0] + 1) % 17
+    same = (net(far)[0] == net(tokens)[0]).all(-1)[0]
+    reach = 2 * (window - 1)  # two layers, each looking window - 1 back
+    assert not same[: reach + 1].any()
+    assert same[reach + 1 :].all()
+
+
+def test_grouped_queries_equal_full_heads_with_repeated_keys_and_values():
+    grouped, full = small(num_key_value_heads=2, qk_norm=True), small(qk_norm=True)
+    state = grouped.state_dict()
+    for name, value in state.items():
+        if name.endswith(("attention.key.weight", "attention.value.weight")):
+            state[name] = value.unflatten(0, (2, 4)).repeat_interleave(2, 0).flatten(0, 1)
+    full.load_state_dict(state)
+    tokens = torch.randint(0, 17, (2, 9))
+    torch.testing.assert_close(grouped(tokens)[0], full(tokens)[0], atol=1e-5, rtol=1e-5)
+    assert grouped.initial_state(3, 8)["keys"][0].shape == (3, 2, 8, 4)  # the cache is as small as the heads
+
+
+def test_memory_reads_what_lies_before_the_segment_and_no_gradient_enters_it():
+    net = small(memory_length=5)
+    tokens = torch.randint(0, 17, (2, 12))
+    _, memory = net(tokens[:, :8], net.initial_state(2))
+    assert memory["keys"][0].size(2) == 5
+    with_memory = net(tokens[:, 8:], memory)[0]
+    assert not torch.allclose(with_memory, net(tokens[:, 8:])[0])
+    one_layer = Transformer(17, 16, 1, 4, context_length=16, memory_length=5).eval()
+    _, memory = one_layer(tokens[:, :8], one_layer.initial_state(2))
+    expected = one_layer(tokens[:, 3:])[0][:, 5:]  # one layer sees five tokens of the past and no more
+    seen = one_layer(tokens[:, 8:], memory)[0]
+    torch.testing.assert_close(seen[:, :1], expected[:, :1], atol=1e-5, rtol=1e-5)
+
+
+def test_no_memory_is_no_state():
+    assert small(memory_length=0).initial_state(2) is None
+    assert small(positions="learned").initial_state(2) is None
+    assert small(positions="learned").initial_state(2, 16)["length"].tolist() == [0, 0]
+
+
+def test_checkpointed_activations_give_the_same_gradients_and_dropout():
+    grads = []
+    for checkpointed in (False, True):
+        net = small(activation_checkpointing=checkpointed, dropout=0.3).train()
+        torch.manual_seed(1)
+        net(torch.arange(14)[None], None, torch.arange(1, 15)[None])[0].backward()
+        grads.append([p.grad for p in net.parameters()])
+    assert all(torch.equal(*pair) for pair in zip(*grads, strict=True))
+
+
+def test_sinusoids_are_the_papers():
+    encoding = sinusoids(torch.arange(9), 8)
+    for position in (0, 3, 8):
+        for i in range(4):
+            angle = position / 10_000 ** (2 * i / 8)
+            assert encoding[position, i].item() == pytest.approx(math.sin(angle), abs=1e-6)
+            assert encoding[position, 4 + i].item() == pytest.approx(math.cos(angle), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"num_key_value_heads": 3},
+            "num_key_value_heads is 3, which does not divide num_heads 4: give a div",
+        ),
+        (
+            {"embedding_dim": 18},
+            "embedding_dim 18 does not split into 4 heads of even width: take a multiple",
+        ),
+        (
+            {"positions": "learned", "memory_length": 4},
+            "memory_length is 4 and positions 'learned', which count",
+        ),
+        ({"positions": "sinusoidal", "memory_length": 4}, "memory_length is 4 and positions 'sinusoidal'"),
+        ({"memory_length": -1}, "memory_length is -1: give 0 or more"),
+        ({"sliding_window": 0}, "sliding_window is 0: give 1 or more"),
+        ({"num_layers": 0}, "num_layers is 0: give 1 or more"),
+        ({"dropout": 1.0}, "dropout is 1.0, and a probability"),
+        ({"norm": "batch"}, r"norm is 'batch'; it must be one of \['rms', 'layer'\]"),
+        ({"positions": "rotery"}, r"positions is 'rotery' \(did you mean 'rotary'\?\); it must be one of"),
+        ({"activation": "mish"}, "activation is 'mish'; it must be one of"),
+        ({"initialization": "xavier"}, "initialization is 'xavier'; it must be one of"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        Transformer(17, **{"embedding_dim": 16, "num_heads": 4, **arguments})
+
+
+def test_more_tokens_than_learned_positions_are_refused():
+    with pytest.raises(InputError, match="got 17 tokens, and context_length 16 positions were learned"):
+        small(positions="learned")(torch.zeros(1, 17, dtype=torch.long))
+    assert small(positions="sinusoidal")(torch.zeros(1, 17, dtype=torch.long))[0].size(1) == 17
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, {"num_key_value_heads": 2, "qk_norm": True}, {"sliding_window": 4}]
+)
+@pytest.mark.parametrize("half", [False, True])
+def test_training_never_computes_the_attention_matrix_in_the_open(arguments, half):
+    net = small(**arguments).train()
+    with (
+        torch.autocast("cpu", torch.bfloat16, enabled=half),
+        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile,
+    ):
+        net(torch.arange(14)[None], None, torch.arange(1, 15)[None])[0].backward()
+    kernels = {event.key for event in profile.key_averages()}
+    assert "aten::_scaled_dot_product_flash_attention_for_cpu" in kernels
+    assert "aten::_scaled_dot_product_attention_math" not in kernels

@@ -1,0 +1,51 @@
+"""NT-ASGD's mean of the weights: used in validation, kept in checkpoints, left at the end of a training."""
+
+from typing import Any
+
+from lightning.pytorch import LightningModule
+
+from lightning_seq.optimization import NTASGD
+
+
+def swap_in_training(module: LightningModule) -> None:
+    """Exchanges weights and mean before and after a validation, where there is a mean."""
+    if module.trainer.state.fn != "fit":
+        return
+    for optimizer in module.trainer.optimizers:
+        if isinstance(optimizer, NTASGD):
+            optimizer.swap()
+
+
+def put_into_checkpoint(checkpoint: dict[str, Any], entry: dict[str, Any], module: LightningModule) -> None:
+    """Gives the checkpoint the mean as its weights, and ``entry`` those that training goes on from."""
+    for i, optimizer in enumerate(module.trainer.optimizers):
+        if not isinstance(optimizer, NTASGD) or not optimizer.averaging:
+            continue
+        names: dict[Any, str] = {parameter: name for name, parameter in module.named_parameters()}
+        means = optimizer.averages()
+        saved = checkpoint["optimizer_states"][i]
+        entry["training_weights"] = {}
+        for number, (parameter, mean) in enumerate(means.items()):
+            weights = optimizer.state[parameter]["average"] if optimizer.swapped else parameter.detach()
+            checkpoint["state_dict"][names[parameter]] = mean
+            entry["training_weights"][names[parameter]] = weights
+            saved["state"][number] = {**saved["state"][number], "average": mean}
+        saved["param_groups"] = [{**group} for group in saved["param_groups"]]
+        saved["param_groups"][0]["swapped"] = False
+    # a tied matrix has two names in a state_dict, and one in named_parameters
+    _share_ties(checkpoint["state_dict"], entry.get("training_weights"), module)
+
+
+def _share_ties(state: dict[str, Any], weights: dict[str, Any] | None, module: LightningModule) -> None:
+    if weights is None:
+        return
+    first: dict[Any, str] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        known = first.setdefault(parameter, name)
+        if known != name and known in weights:
+            state[name], weights[name] = state[known], weights[known]
+
+
+def take_from_checkpoint(checkpoint: dict[str, Any], entry: dict[str, Any]) -> None:
+    """Lets training go on from the weights themselves."""
+    checkpoint["state_dict"].update(entry.get("training_weights") or {})

@@ -1,0 +1,159 @@
+"""Cross entropy over large vocabularies without ever holding all logits."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from lightning_seq.networks.base import IGNORE_INDEX
+
+LOGITS_AT_ONCE = 1 << 23
+"""Most logits that are held at a time, 32 MiB of fp32: a chunk has as many tokens as fit."""
+
+
+def negative_log_likelihood(logits: Tensor, targets: Tensor) -> Tensor:
+    """Returns the cross entropy of each token, ``(batch, time)``, in fp32; 0 where targets are ignored."""
+    losses = F.cross_entropy(
+        _full(logits.flatten(0, 1)), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
+    )
+    return losses.view_as(targets)
+
+
+def linear_negative_log_likelihood(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+) -> Tensor:
+    """Returns the cross entropy of each token under ``softmax(hidden @ weight.T + bias)``, in chunks.
+
+    Gradients flow, but only at the price of all logits: this is for evaluation.
+
+    Args:
+        hidden: ``(batch, time, hidden_size)``.
+        weight: ``(vocab, hidden_size)``.
+        bias: ``(vocab,)``.
+        targets: ``(batch, time)``.
+    """
+    rows = _tokens_at_once(weight)
+    hidden, flat = hidden.flatten(0, 1)[None], targets.reshape(1, -1)  # (1, batch * time, ...)
+    chunks = zip(torch.split(hidden, rows, 1), torch.split(flat, rows, 1), strict=True)
+    losses = [negative_log_likelihood(F.linear(x, weight, bias), y) for x, y in chunks]
+    return torch.cat(losses, 1).view_as(targets)
+
+
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> Tensor:
+    """Returns the training loss, summed over the targets that are not ignored, in fp32.
+
+    Each token costs ``(1 - s) * nll + s * (mean of -log p over the vocabulary) + z * log(Z)^2``, where Z is
+    the softmax's denominator. Where not all logits fit :data:`LOGITS_AT_ONCE`, gradients are computed along
+    with the loss, chunk by chunk, as Hsu et al. 2024 do (Liger Kernel, https://arxiv.org/abs/2410.10989):
+    no chunk's logits are kept or computed again.
+
+    Args:
+        hidden: ``(batch, time, hidden_size)``.
+        weight: ``(vocab, hidden_size)``.
+        bias: ``(vocab,)``.
+        targets: ``(batch, time)``.
+        label_smoothing: s, the share of a target that is spread over the vocabulary (Szegedy et al. 2016,
+            https://arxiv.org/abs/1512.00567).
+        z_loss: z, which keeps logits from drifting (Chowdhery et al. 2022, PaLM,
+            https://arxiv.org/abs/2204.02311).
+    """
+    hidden, targets = hidden.flatten(0, 1), targets.flatten()
+    if len(hidden) > _tokens_at_once(weight) and torch.is_grad_enabled():
+        loss: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, bias, targets, label_smoothing, z_loss)  # type: ignore[no-untyped-call]
+        return loss
+    logits = _full(F.linear(hidden, weight, bias))
+    loss = F.cross_entropy(
+        logits, targets, ignore_index=IGNORE_INDEX, reduction="sum", label_smoothing=label_smoothing
+    )
+    if z_loss:
+        scored = targets != IGNORE_INDEX
+        loss = loss + z_loss * (logits.logsumexp(-1).square() * scored).sum()
+    return loss
+
+
+def _full(x: Tensor) -> Tensor:
+    """Returns ``x`` in fp32, where it has no more."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _tokens_at_once(weight: Tensor) -> int:
+    return max(1, LOGITS_AT_ONCE // len(weight))
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """The loss and, times a gradient of 1, the gradients of its inputs; backward only scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        label_smoothing: float,
+        z_loss: float,
+    ) -> Tensor:
+        device = hidden.device.type
+        half = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if half else hidden.dtype
+        rows = _tokens_at_once(weight)
+        loss = torch.zeros((), device=hidden.device, dtype=torch.promote_types(hidden.dtype, torch.float32))
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight)  # of the parameter's dtype: a sum of many in half would round
+        grad_bias = None if bias is None else torch.zeros_like(bias)
+        with torch.autocast(device, enabled=False):
+            matrix, offset = weight.to(dtype), None if bias is None else bias.to(dtype)
+            chunks = zip(*(torch.split(each, rows) for each in (hidden, targets, grad_hidden)), strict=True)
+            for x, y, grad_x in chunks:
+                x = x.to(dtype)
+                logits = _full(F.linear(x, matrix, offset))
+                part, gradient = _loss_and_gradient(logits, y, label_smoothing, z_loss)
+                loss += part
+                if grad_bias is not None:
+                    grad_bias += gradient.sum(0)
+                gradient = gradient.to(dtype)
+                if dtype == weight.dtype:
+                    torch.mm(gradient, matrix, out=grad_x)
+                    grad_weight.addmm_(gradient.T, x)
+                else:
+                    grad_x.copy_(gradient @ matrix)
+                    grad_weight += gradient.T @ x
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor) -> Any:
+        # in place: the weight's gradient may be the largest tensor there is, and torch refuses a second call
+        gradients = (None if each is None else each.mul_(grad_loss) for each in ctx.saved_tensors)
+        return (*gradients, None, None, None)
+
+
+def _loss_and_gradient(
+    logits: Tensor, targets: Tensor, label_smoothing: float, z_loss: float
+) -> tuple[Tensor, Tensor]:
+    """Returns the loss of one chunk, and in the place of its logits their gradient."""
+    scored = targets != IGNORE_INDEX  # (tokens,)
+    index = targets.where(scored, 0)[:, None]  # (tokens, 1)
+    normalizer = logits.logsumexp(1)  # (tokens,)
+    losses = normalizer - (1 - label_smoothing) * logits.gather(1, index)[:, 0]
+    if label_smoothing:
+        losses = losses - label_smoothing * logits.mean(1)
+    if z_loss:
+        losses = losses + z_loss * normalizer.square()
+    gradient = logits.sub_(normalizer.where(scored, torch.inf)[:, None]).exp_()  # 0 where nothing is scored
+    if z_loss:
+        gradient.mul_((1 + 2 * z_loss * normalizer)[:, None])
+    if label_smoothing:
+        gradient.sub_((label_smoothing / gradient.size(1)) * scored[:, None])
+    gradient.scatter_add_(1, index, (label_smoothing - 1) * scored[:, None].to(gradient.dtype))
+    return losses.where(scored, 0).sum(), gradient
