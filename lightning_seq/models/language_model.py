@@ -126,7 +126,7 @@ class LanguageModel(LightningModule):
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Returns the mean loss of the batch's targets, in nats, with the gradient of its share in the step."""
+        """Returns the mean loss of the batch's targets, with the gradient of its share in the step."""
         self._randomness.before(self.trainer)
         self._carried.begin_batch(self)
         output, tokens = self._run("train", batch, batch["targets"]), _count_targets(batch)

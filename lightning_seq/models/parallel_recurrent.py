@@ -16,7 +16,7 @@ class MinGRULanguageModel(LanguageModel):
         num_layers: Number of blocks.
         feedforward_dim: Width inside the feed-forward layers (default: 8/3 of ``embedding_dim``, rounded up
             to a multiple of 8).
-        forget_gate_bias: What the biases of 1 - z start at: above 0 the state remembers at first.
+        forget_gate_bias: Sets what share of the state is kept at each step at first: its sigmoid, 0.73 for 1.
         dropout: Probability of dropping an embedding or a layer's output.
         tie_weights: Whether embedding and output layer share one matrix.
         **kwargs: Optimizer and schedule, see LanguageModel.
@@ -58,7 +58,7 @@ class MinLSTMLanguageModel(LanguageModel):
         num_layers: Number of blocks.
         feedforward_dim: Width inside the feed-forward layers (default: 8/3 of ``embedding_dim``, rounded up
             to a multiple of 8).
-        forget_gate_bias: What the biases of f start at: above 0 the state remembers at first.
+        forget_gate_bias: Sets what share of the state is kept at each step at first: its sigmoid, 0.73 for 1.
         dropout: Probability of dropping an embedding or a layer's output.
         tie_weights: Whether embedding and output layer share one matrix.
         **kwargs: Optimizer and schedule, see LanguageModel.

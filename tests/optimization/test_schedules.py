@@ -197,6 +197,15 @@ def test_plateau_keeps_what_it_has_seen_and_takes_the_new_factor_and_patience():
     assert new.reductions == 2
 
 
+def test_plateau_does_not_begin_its_patience_anew():
+    old, new = (make("plateau", patience=2) for _ in range(2))
+    for loss in (1.0, 2.0, 2.0):
+        old.validated(loss)
+    new.load_state_dict(old.state_dict())
+    new.validated(2.0)
+    assert (old.reductions, new.reductions) == (0, 1)
+
+
 def test_goes_on_from_a_checkpoint_of_a_lambda_schedule():
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.5)
     old = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (step + 1))
