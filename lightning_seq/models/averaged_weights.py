@@ -7,12 +7,12 @@ from lightning.pytorch import LightningModule
 from lightning_seq.optimization import NTASGD
 
 
-def swap_in_training(module: LightningModule) -> None:
-    """Exchanges weights and mean before and after a validation, where there is a mean."""
+def show_mean(module: LightningModule, shown: bool) -> None:
+    """Lets the parameters of a training hold the mean, where there is one, or the weights themselves."""
     if module.trainer.state.fn != "fit":
         return
     for optimizer in module.trainer.optimizers:
-        if isinstance(optimizer, NTASGD):
+        if isinstance(optimizer, NTASGD) and optimizer.swapped != shown:
             optimizer.swap()
 
 

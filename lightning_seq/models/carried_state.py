@@ -40,7 +40,10 @@ class CarriedState:
             if not has_lanes(state, lanes):
                 rank_zero_info("resume: another batch size or world size, so the carried state begins anew")
                 return initial
-        return initial if state is None else reset_lanes(state, batch["continues"], initial)
+        if state is None:
+            return initial
+        # Lightning moves batches, and knows nothing of a state
+        return reset_lanes(move(state, batch["continues"].device), batch["continues"], initial)
 
     def after(self, stage: str, batch: dict[str, Tensor], state: State) -> None:
         """Keeps the state that ``batch`` left, cut from the graph."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_seq import checkpoints, generation, prompts
 from lightning_seq.errors import InputError
 from lightning_seq.metrics import TextLoss
-from lightning_seq.models.averaged_weights import put_into_checkpoint, swap_in_training, take_from_checkpoint
+from lightning_seq.models.averaged_weights import put_into_checkpoint, show_mean, take_from_checkpoint
 from lightning_seq.models.carried_state import CarriedState
 from lightning_seq.models.compilation import Compilation
 from lightning_seq.models.randomness import StepRandomness
@@ -244,16 +244,16 @@ class LanguageModel(LightningModule):
 
     def on_validation_start(self) -> None:
         """Puts NT-ASGD's mean of the weights in their place."""
-        swap_in_training(self)
+        show_mean(self, True)
 
     def on_validation_end(self) -> None:
         """Puts the weights back, and leaves the time of validation out of the tokens per second."""
-        swap_in_training(self)
+        show_mean(self, False)
         self._training_log.restart()
 
     def on_fit_end(self) -> None:
         """Leaves NT-ASGD's mean as the weights."""
-        swap_in_training(self)
+        show_mean(self, True)
 
     # -- optimizer ------------------------------------------------------------------------------------
 

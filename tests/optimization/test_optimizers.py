@@ -35,7 +35,8 @@ def network():
 def train(net, optimizer, steps, schedule=None):
     for step in steps:
         optimizer.zero_grad()
-        nn.functional.mse_loss(net(X[step]), Y[step]).backward()
+        device = net[0].weight.device
+        nn.functional.mse_loss(net(X[step].to(device)), Y[step].to(device)).backward()
         optimizer.step()
         if schedule is not None:
             schedule.step()
@@ -175,9 +176,9 @@ def test_a_state_that_does_not_name_its_optimizer_is_adamws():
 # -- resume -----------------------------------------------------------------------------------------------
 
 
-def resumed(name, saved_options, options, learning_rate=0.02):
+def resumed(name, saved_options, options, learning_rate=0.02, device="cpu"):
     """Returns a network and optimizer that go on, with ``options``, from 5 steps with others."""
-    net = network()
+    net = network().to(device)
     old = build_optimizer(net, name, 0.5, **saved_options)
     old_schedule = LearningRateSchedule(old, "linear", 2, 20)
     train(net, old, range(5), old_schedule)
@@ -217,14 +218,23 @@ def test_momentum_not_given_is_the_default_and_not_a_checkpoints(name):
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 @pytest.mark.parametrize("before", [False, True])
-def test_fused_may_change_at_a_resume(name, before):
-    net, optimizer, _ = resumed(name, {"fused": before}, {"fused": not before})
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_fused_may_change_at_a_resume(name, before, device):
+    net, optimizer, _ = resumed(name, {"fused": before}, {"fused": not before}, device=device)
     assert [group["fused"] for group in optimizer.param_groups] == [not before] * 2
-    same_net, same, _ = resumed(name, {"fused": before}, {"fused": before})
+    same_net, same, _ = resumed(name, {"fused": before}, {"fused": before}, device=device)
     train(net, optimizer, range(5, 10))
     train(same_net, same, range(5, 10))
     for a, b in zip(net.parameters(), same_net.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_a_learning_rate_may_be_set_that_the_optimizer_was_not_built_with():
+    optimizer = build_optimizer(network(), "sgd", 0.5)
+    schedule = LearningRateSchedule(optimizer, "linear", max_steps=10, final_learning_rate_share=0.0)
+    train(network(), optimizer, range(5), schedule)
+    set_hyperparameters(optimizer, schedule, 8.0, 0.0, (0.9, 0.95))
+    assert [group["lr"] for group in optimizer.param_groups] == [4.0, 4.0]
 
 
 def test_the_short_way_to_adamw():
