@@ -18,11 +18,12 @@ from lightning_seq.errors import InputError
 CONFIG = "--config="
 
 
-def build_data(words: list[str]) -> Any:
+def build_data(words: list[str], command: str = "prepare") -> Any:
     """Returns the DataModule that ``fit`` would train on with the same recipe and options.
 
     Args:
         words: The command line after the command: ``--config`` and ``--data`` options.
+        command: Which command asks, for what it says of wrong options.
 
     Raises:
         InputError: Something in it does not fit.
@@ -30,7 +31,7 @@ def build_data(words: list[str]) -> Any:
     """
     parser = _parser()
     try:
-        config = parser.parse_args(list(_data_options(configs_first(words))))
+        config = parser.parse_args(list(_data_options(configs_first(words), command)))
     except ArgumentError as error:
         explained = usage.explain(error.message, parser._option_string_actions)
         raise ArgumentError(None, explained.replace("lightning-seq fit", "lightning-seq prepare")) from error
@@ -59,14 +60,14 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _data_options(words: list[str]) -> Iterator[str]:
+def _data_options(words: list[str], command: str) -> Iterator[str]:
     """Yields the line with each file's data section in place of the file."""
     for word in words:
         option = word.partition("=")[0]
         if word.startswith(CONFIG):
             yield from _section(Path(word.removeprefix(CONFIG)))
         elif option.startswith(("--model", "--trainer")):
-            raise InputError(f"prepare builds only the data: leave {option} out, or give a --data option")
+            raise InputError(f"{command} builds only the data: leave {option} out, or give a --data option")
         else:
             yield word
 
