@@ -65,7 +65,8 @@ def stream(
     """Yields ``max_new_tokens`` times the next token of every row, ``(batch,)``.
 
     The network reads the prompt once and then one token a step, from its own state (recurrent state or
-    key/value cache). A network that keeps no state is run over its last ``context_length`` tokens instead.
+    key/value cache). A network that keeps no state is run over its last ``context_length`` tokens instead; one
+    whose positions count from the first token begins anew from half of them whenever it has no more.
 
     Args:
         network: Keeps the contract of :mod:`lightning_seq.networks.base`.
@@ -87,7 +88,8 @@ def stream(
         generator.manual_seed(seed)
     context = getattr(network, "context_length", None) or tokens.size(1) + max_new_tokens
     tokens = tokens[:, -context:]
-    step, state = tokens, None
+    step, state, read = tokens, None, 0
+    absolute = getattr(network, "absolute_positions", False)
     if callable(make := getattr(network, "initial_state", None)):
         state = make(tokens.size(0), min(context, tokens.size(1) + max_new_tokens))
     for _ in range(max_new_tokens):
@@ -98,9 +100,13 @@ def stream(
                     "the network's logits are not finite: its weights have diverged, take others"
                 )
             drawn = sample(logits[:, -1], temperature, top_k, top_p, generator)
-            step = drawn[:, None]
-            if state is None:
-                step = tokens = torch.cat([tokens, step], 1)[:, -context:]
+        read, step = read + step.size(1), drawn[:, None]
+        if state is None or absolute:
+            tokens = torch.cat([tokens, step], 1)[:, -context:]
+        if state is None:
+            step = tokens
+        elif absolute and read == context:  # no position is left: read the latter half again, from the first
+            state, step, read = make(tokens.size(0), context), tokens[:, -max(1, context // 2) :], 0
         yield drawn
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from lightning_seq.errors import InputError
 from lightning_seq.generation import generate, sample, stream
+from lightning_seq.networks import Transformer
 from tests.networks.families import FAMILIES, VOCAB_SIZE
 
 
@@ -123,3 +124,20 @@ def test_settings_without_meaning_are_refused(setting, message):
 def test_an_empty_prompt_is_refused():
     with pytest.raises(InputError, match="the prompt has no token"):
         generate(Bigram(), torch.zeros(1, 0, dtype=torch.long), 1)
+
+
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
+def test_positions_that_count_from_the_first_token_do_not_run_out(positions):
+    """Within the context as if run over all; beyond it, from the latter half of the context on."""
+    torch.manual_seed(0)
+    network = Transformer(11, 16, 1, 2, context_length=8, positions=positions).eval()
+    prompt = torch.tensor([[1, 2, 3]])
+    text = generate(network, prompt, 20, temperature=0)
+    assert text.shape == (1, 23)
+    read = 3
+    start = 0
+    for i in range(3, 23):
+        if read == 8:
+            start, read = i - 4, 4
+        assert network(text[:, start:i])[0][0, -1].argmax() == text[0, i], i
+        read += 1

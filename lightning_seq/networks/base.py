@@ -42,10 +42,12 @@ class Network(nn.Module):
     Attributes:
         context_length: The longest past that the network can use, in tokens; None where there is no bound.
         compiles: Whether torch.compile makes it faster.
+        absolute_positions: Whether no more than ``context_length`` tokens may follow an initial state.
     """
 
     context_length: int | None = None
     compiles: bool = True
+    absolute_positions: bool = False
 
     def forward(
         self, tokens: Tensor, state: State = None, targets: Tensor | None = None

@@ -1,4 +1,9 @@
-"""Recurrent networks whose gates look at the input alone: trained in parallel over time, run step by step."""
+"""Recurrent networks whose gates look at the input alone: trained in parallel over time, run step by step.
+
+What enters the state is linear in the input, as in the paper's own minGRU and minLSTM. Its appendix makes it
+positive for the sake of log space, which this scan does without: that, and tanh, trained slower and to higher
+losses (1.546 and 1.561 nats instead of 1.538 after 350 steps of quickstart_min_gru, hidden_size 128).
+"""
 
 from collections.abc import Callable
 
@@ -15,22 +20,17 @@ from lightning_seq.networks.parallel_scan import linear_recurrence
 Gates = Callable[[tuple[Tensor, ...]], tuple[Tensor, Tensor]]
 
 
-def candidate_activation(x: Tensor) -> Tensor:
-    """The paper's g: x + 0.5 from 0 on, sigmoid(x) below (appendix B.2.1)."""
-    return x.relu() + x.clamp(max=0).sigmoid()
-
-
 def min_gru_gates(maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     """h_t = (1 - z_t) * h_{t-1} + z_t * c_t; the first map is of 1 - z, the gate that keeps."""
     forget, candidate = maps
-    return forget.sigmoid(), (-forget).sigmoid() * candidate_activation(candidate)
+    return forget.sigmoid(), (-forget).sigmoid() * candidate
 
 
 def min_lstm_gates(maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     """h_t = f'_t * h_{t-1} + i'_t * c_t, with f' = f / (f + i) and i' = i / (f + i)."""
     forget, enter, candidate = maps
     odds = F.logsigmoid(forget) - F.logsigmoid(enter)  # log f/i: neither 0/0 nor a loss near 1
-    return odds.sigmoid(), (-odds).sigmoid() * candidate_activation(candidate)
+    return odds.sigmoid(), (-odds).sigmoid() * candidate
 
 
 class ParallelRecurrentBlock(nn.Module):
@@ -77,7 +77,7 @@ class ParallelRecurrentNetwork(Network):
         num_layers: Number of blocks.
         feedforward_dim: Width inside the feed-forward layers (default: 8/3 of ``embedding_dim``, rounded up
             to a multiple of 8).
-        forget_gate_bias: What the forget gates' biases start at: above 0 the state remembers at first.
+        forget_gate_bias: Sets what share of the state is kept at each step at first: its sigmoid, 0.73 for 1.
         dropout: Probability of dropping an embedding or a layer's output.
         tie_weights: Whether embedding and output layer share one matrix.
     """
@@ -127,7 +127,9 @@ class ParallelRecurrentNetwork(Network):
                 nn.init.normal_(parameter, std=scale * parameter.size(1) ** -0.5)
             elif name.endswith("input.bias"):
                 nn.init.zeros_(parameter)
-                parameter[: self.hidden_size] = forget_gate_bias
+                gates = parameter.view(-1, self.hidden_size)[:-1]  # minGRU: forget; minLSTM: forget, enter
+                gates[0] = forget_gate_bias
+                gates[1:] = -forget_gate_bias  # f / (f + i) is then sigmoid(forget_gate_bias) too
         if self.embedding_scale == 1.0:
             nn.init.normal_(self.embedding.weight)
 
@@ -158,7 +160,7 @@ class MinGRU(ParallelRecurrentNetwork):
         num_layers: Number of blocks.
         feedforward_dim: Width inside the feed-forward layers (default: 8/3 of ``embedding_dim``, rounded up
             to a multiple of 8).
-        forget_gate_bias: What the biases of 1 - z start at: above 0 the state remembers at first.
+        forget_gate_bias: Sets what share of the state is kept at each step at first: its sigmoid, 0.73 for 1.
         dropout: Probability of dropping an embedding or a layer's output.
         tie_weights: Whether embedding and output layer share one matrix.
     """
@@ -198,7 +200,7 @@ class MinLSTM(ParallelRecurrentNetwork):
         num_layers: Number of blocks.
         feedforward_dim: Width inside the feed-forward layers (default: 8/3 of ``embedding_dim``, rounded up
             to a multiple of 8).
-        forget_gate_bias: What the biases of f start at: above 0 the state remembers at first.
+        forget_gate_bias: Sets what share of the state is kept at each step at first: its sigmoid, 0.73 for 1.
         dropout: Probability of dropping an embedding or a layer's output.
         tie_weights: Whether embedding and output layer share one matrix.
     """

@@ -135,7 +135,7 @@ class Transformer(Network):
         check_choice("activation", activation, Activation)
         check_choice("positions", positions, Positions)
         check_choice("initialization", initialization, Initialization)
-        self.absolute_positions: bool = positions in ("learned", "sinusoidal")
+        self.absolute_positions = positions in ("learned", "sinusoidal")
         if self.absolute_positions and memory_length:
             raise InputError(
                 f"memory_length is {memory_length} and positions {positions!r}, which count from the first "
