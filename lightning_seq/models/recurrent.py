@@ -41,6 +41,7 @@ class RecurrentLanguageModel(LanguageModel):
             beta of AWD-LSTM.
         layer_norm: Whether each layer's output is normalised.
         learn_initial_state: Whether the state before the first token is learnt, rather than 0.
+        init_range: All weights start uniformly within plus and minus this (default: as PyTorch has it).
         tie_weights: Whether embedding and output layer share one matrix; where widths differ, a linear layer
             comes between.
         adaptive_cutoffs: Makes the output an adaptive softmax (Grave et al. 2017,
@@ -69,6 +70,7 @@ class RecurrentLanguageModel(LanguageModel):
         temporal_activation_penalty: float = 0.0,
         layer_norm: bool = False,
         learn_initial_state: bool = False,
+        init_range: float | None = None,
         tie_weights: bool = False,
         adaptive_cutoffs: list[int] | None = None,
         label_smoothing: float = 0.0,
@@ -92,6 +94,7 @@ class RecurrentLanguageModel(LanguageModel):
             temporal_activation_penalty=temporal_activation_penalty,
             layer_norm=layer_norm,
             learn_initial_state=learn_initial_state,
+            init_range=init_range,
             tie_weights=tie_weights,
             adaptive_cutoffs=adaptive_cutoffs,
             label_smoothing=label_smoothing,

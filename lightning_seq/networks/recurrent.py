@@ -46,6 +46,7 @@ class RecurrentNetwork(Network):
             beta of AWD-LSTM.
         layer_norm: Whether each layer's output is normalised.
         learn_initial_state: Whether the state before the first token is learnt, rather than 0.
+        init_range: All weights start uniformly within plus and minus this (default: as PyTorch has it).
         tie_weights: Whether embedding and output layer share one matrix; where widths differ, a linear layer
             comes between.
         adaptive_cutoffs: Makes the output an adaptive softmax: the first id of each cluster of rarer words.
@@ -74,6 +75,7 @@ class RecurrentNetwork(Network):
         temporal_activation_penalty: float = 0.0,
         layer_norm: bool = False,
         learn_initial_state: bool = False,
+        init_range: float | None = None,
         tie_weights: bool = False,
         adaptive_cutoffs: Sequence[int] | None = None,
         label_smoothing: float = 0.0,
@@ -132,6 +134,10 @@ class RecurrentNetwork(Network):
             label_smoothing,
             z_loss,
         )
+        if init_range is not None:
+            check_sizes(0, init_range=init_range)
+            for parameter in self.parameters():
+                nn.init.uniform_(parameter, -init_range, init_range)
 
     def _zeros(self) -> list[Tensor]:
         """The state before the first token, of one sequence: ``(layers, hidden_size)`` each."""
