@@ -1,8 +1,8 @@
 """Recurrent networks whose gates look at the input alone: trained in parallel over time, run step by step.
 
 What enters the state is linear in the input, as in the paper's own minGRU and minLSTM. Its appendix makes it
-positive for the sake of log space, which this scan does without: that, and tanh, trained slower and to higher
-losses (1.546 and 1.561 nats instead of 1.538 after 350 steps of quickstart_min_gru, hidden_size 128).
+positive for the sake of log space, which this scan does without: quickstart_min_gru reaches the same loss
+(1.464 nats, the mean of two seeds) with both; in shorter runs tanh did worse (1.561 against 1.538 and 1.546).
 """
 
 from collections.abc import Callable

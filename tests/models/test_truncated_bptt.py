@@ -157,4 +157,4 @@ def test_learned_positions_train_on_lanes_without_a_past():
     run.fit(model, lanes())
     assert run.global_step == 6
     assert model._carried._states["train"] is None
-    assert VOCAB == model.hparams.vocab_size
+    assert model.hparams.vocab_size == VOCAB
