@@ -53,11 +53,14 @@ class CarriedState:
         """Remembers the training's state, in case an exception comes before this batch is trained on."""
         self._before, self._batch = self._states.get("train"), _ready_and_processed(module)[0]
 
+    def undone(self, module: LightningModule) -> bool:
+        """Says whether the last batch was begun and not trained on: a resumed run is given it again."""
+        ready, processed = _ready_and_processed(module)
+        return self._batch == ready != processed
+
     def for_checkpoint(self, module: LightningModule) -> State:
         """Returns the training's state on the CPU, the lanes of all ranks; with several, all must ask."""
-        ready, processed = _ready_and_processed(module)
-        undone = self._batch == ready != processed  # the batch will be given again
-        state = self._before if undone else self._states.get("train")
+        state = self._before if self.undone(module) else self._states.get("train")
         if state is not None and module.trainer.world_size > 1:
             gathered: Any = module.all_gather(state)
             state = tree_map(lambda x: x.flatten(0, 1), gathered)  # (ranks * batch, ...)

@@ -304,7 +304,9 @@ class LanguageModel(LightningModule):
         entry = checkpoint[checkpoints.KEY] = checkpoints.describe(self, tokenizer)
         if self.trainer.state.fn == "fit":
             entry["state"] = self._carried.for_checkpoint(self)
-            entry["gradients"] = gradients_for_checkpoint(self, self._normalization)
+            counted = self._normalization
+            tokens = counted.tokens_before if self._carried.undone(self) else counted.tokens
+            entry["gradients"] = gradients_for_checkpoint(self, tokens)
             entry["seed"] = self._randomness.base
             put_into_checkpoint(checkpoint, entry, self)
 

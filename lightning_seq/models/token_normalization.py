@@ -21,6 +21,7 @@ class TokenNormalization:
 
     def __init__(self) -> None:
         self.tokens: Tensor | None = None  # of the window so far, on this rank; None where no count is needed
+        self.tokens_before: Tensor | None = None  # without the last batch
         self._step = -1  # the optimizer step that the window belongs to
 
     def loss(self, total: Tensor, tokens: Tensor, model: Any) -> Tensor:
@@ -43,6 +44,7 @@ class TokenNormalization:
                 "super().on_before_optimizer_step(optimizer): call it, it divides gradients by the tokens"
             )
         self._step = trainer.global_step
+        self.tokens_before = self.tokens
         self.tokens = tokens if self.tokens is None else self.tokens + tokens
         weighted = total / NOMINAL_TOKENS
         return weighted + (mean - weighted).detach()

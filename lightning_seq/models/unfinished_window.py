@@ -11,10 +11,8 @@ from lightning_seq.models.token_normalization import TokenNormalization
 WINDOW_TOKENS = "<tokens>"  # no parameter's name
 
 
-def gradients_for_checkpoint(
-    module: LightningModule, normalization: TokenNormalization
-) -> dict[str, Tensor] | None:
-    """Returns gradients and token count so far, ``(ranks, ...)`` each; with several ranks, all must ask.
+def gradients_for_checkpoint(module: LightningModule, tokens: Tensor | None) -> dict[str, Tensor] | None:
+    """Returns gradients and ``tokens`` so far, ``(ranks, ...)`` each; with several ranks, all must ask.
 
     None where no window is open: as a rule, since checkpoints are written when a step is done.
     """
@@ -23,8 +21,8 @@ def gradients_for_checkpoint(
     if done % module.trainer.accumulate_grad_batches == 0 or loop._num_ready_batches_reached():
         return None
     gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
-    if normalization.tokens is not None:
-        gradients[WINDOW_TOKENS] = normalization.tokens
+    if tokens is not None:
+        gradients[WINDOW_TOKENS] = tokens
     if module.trainer.world_size == 1:
         return {name: gradient.detach().cpu()[None] for name, gradient in gradients.items()}
     return {name: cast(Tensor, module.all_gather(each)).cpu() for name, each in gradients.items()}

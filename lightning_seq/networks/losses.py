@@ -9,8 +9,8 @@ from torch.autograd.function import once_differentiable
 
 from lightning_seq.networks.base import IGNORE_INDEX
 
-LOGITS_AT_ONCE = 1 << 23
-"""Most logits that are held at a time, 32 MiB of fp32: a chunk has as many tokens as fit."""
+LOGITS_AT_ONCE = 13 << 20
+"""Most logits that are held at a time, 52 MiB of fp32: a chunk has as many tokens as fit."""
 
 
 def negative_log_likelihood(logits: Tensor, targets: Tensor) -> Tensor:
@@ -114,18 +114,19 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             matrix, offset = weight.to(dtype), None if bias is None else bias.to(dtype)
             chunks = zip(*(torch.split(each, rows) for each in (hidden, targets, grad_hidden)), strict=True)
             for x, y, grad_x in chunks:
-                x = x.to(dtype)
-                logits = _full(F.linear(x, matrix, offset))
-                part, gradient = _loss_and_gradient(logits, y, label_smoothing, z_loss)
+                x, scored = x.to(dtype), (y != IGNORE_INDEX)[:, None]
+                part, gradient = _loss_and_gradient(
+                    _full(F.linear(x, matrix, offset)), y, label_smoothing, z_loss
+                )
                 loss += part
                 if grad_bias is not None:
-                    grad_bias += gradient.sum(0)
-                gradient = gradient.to(dtype)
+                    grad_bias += gradient.T @ scored[:, 0].to(gradient.dtype)
+                gradient, x = gradient.to(dtype), x * scored  # nothing comes from what is not scored
                 if dtype == weight.dtype:
-                    torch.mm(gradient, matrix, out=grad_x)
+                    torch.mm(gradient, matrix, out=grad_x).mul_(scored)
                     grad_weight.addmm_(gradient.T, x)
                 else:
-                    grad_x.copy_(gradient @ matrix)
+                    grad_x.copy_((gradient @ matrix) * scored)
                     grad_weight += gradient.T @ x
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         return loss
@@ -141,19 +142,21 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 def _loss_and_gradient(
     logits: Tensor, targets: Tensor, label_smoothing: float, z_loss: float
 ) -> tuple[Tensor, Tensor]:
-    """Returns the loss of one chunk, and in the place of its logits their gradient."""
+    """Returns the loss of one chunk, and the gradient of its logits, as if all targets were scored."""
     scored = targets != IGNORE_INDEX  # (tokens,)
     index = targets.where(scored, 0)[:, None]  # (tokens, 1)
-    normalizer = logits.logsumexp(1)  # (tokens,)
-    losses = normalizer - (1 - label_smoothing) * logits.gather(1, index)[:, 0]
+    log_probabilities = logits.log_softmax(1)  # (tokens, vocab)
+    found = log_probabilities.gather(1, index)
+    losses = (label_smoothing - 1) * found[:, 0]
     if label_smoothing:
-        losses = losses - label_smoothing * logits.mean(1)
+        losses = losses - label_smoothing * log_probabilities.mean(1)
+    normalizer = logits.gather(1, index) - found  # (tokens, 1)
+    del logits  # nobody else has them: their memory is free again
+    gradient = log_probabilities.exp_()
     if z_loss:
-        losses = losses + z_loss * normalizer.square()
-    gradient = logits.sub_(normalizer.where(scored, torch.inf)[:, None]).exp_()  # 0 where nothing is scored
-    if z_loss:
-        gradient.mul_((1 + 2 * z_loss * normalizer)[:, None])
+        losses = losses + z_loss * normalizer[:, 0].square()
+        gradient.mul_(1 + 2 * z_loss * normalizer)
     if label_smoothing:
-        gradient.sub_((label_smoothing / gradient.size(1)) * scored[:, None])
-    gradient.scatter_add_(1, index, (label_smoothing - 1) * scored[:, None].to(gradient.dtype))
+        gradient.sub_(label_smoothing / gradient.size(1))
+    gradient.scatter_add_(1, index, gradient.new_full((1, 1), label_smoothing - 1).expand_as(index))
     return losses.where(scored, 0).sum(), gradient

@@ -159,7 +159,7 @@ def test_a_class_changed_by_a_second_file_is_reported_too(command, here):
     ("line", "message"),
     [
         (["--model.betas=[0.9,1.5]"], "betas are (0.9, 1.5)"),
-        (["--model.hidden_size=0"], "hidden_size must be greater than zero"),
+        (["--model.hidden_size=0"], "hidden_size is 0: give 1 or more"),
         (["--trainer.accelerator=nonsense"], "nonsense"),
     ],
 )
