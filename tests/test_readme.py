@@ -55,6 +55,8 @@ def test_the_public_names():
         "GRULanguageModel",
         "LSTMLanguageModel",
         "LanguageModel",
+        "MinGRULanguageModel",
+        "MinLSTMLanguageModel",
         "RNNLanguageModel",
         "TransformerLanguageModel",
     ]

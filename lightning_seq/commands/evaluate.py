@@ -5,7 +5,7 @@ from argparse import ArgumentError, ArgumentParser, Namespace, RawDescriptionHel
 from lightning_seq.commands import find_own_modules
 from lightning_seq.errors import did_you_mean
 
-COMMANDS = {"evaluate": "perplexity under a named protocol: --checkpoint FILE --protocol stream"}
+COMMANDS = {"evaluate": "perplexity of a text by a named protocol: --checkpoint FILE"}
 
 EXPLAINED = """\
 The text is one, documents one after the other, and every token but the first

@@ -171,7 +171,11 @@ class RecurrentNetwork(Network):
             new_state += last
         dropped = self.output_dropout(x)  # (batch, time, last_hidden_size)
         output = self.head(self.projection(dropped), targets)
-        if targets is not None and self.training:
+        if (
+            targets is not None
+            and self.training
+            and (self.activation_penalty or self.temporal_activation_penalty)
+        ):
             output = output + activation_penalty(
                 x, dropped, targets, self.activation_penalty, self.temporal_activation_penalty
             )

@@ -3,6 +3,7 @@
 Merity, Keskar and Socher 2017, https://arxiv.org/abs/1708.02182.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -62,7 +63,9 @@ def activation_penalty(
         temporal: Factor of the mean square of the change of ``output`` from step to step.
     """
     scored = targets != IGNORE_INDEX
-    penalty = activation * dropped.float().square().mean(-1).where(scored, 0).sum()
+    penalty = output.new_zeros((), dtype=torch.float32)
+    if activation:
+        penalty = activation * dropped.float().square().mean(-1).where(scored, 0).sum()
     if temporal and output.size(1) > 1:
         change = output.float().diff(dim=1).square().mean(-1)  # (batch, time - 1)
         penalty = penalty + temporal * change.where(scored[:, 1:], 0).sum()

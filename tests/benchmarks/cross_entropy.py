@@ -14,11 +14,11 @@ import argparse
 import subprocess
 import sys
 import time
-from pathlib import Path
 from statistics import median
 
 import torch
 import torch.nn.functional as F
+from memory import forget_peak, memory
 
 from lightning_seq.networks.losses import linear_cross_entropy
 
@@ -51,17 +51,6 @@ def measure(way, tokens, width, vocab_size, half):
         if len(times) == 1:
             peak = memory("VmHWM") - before
     print(peak, median(times[1:]))
-
-
-def memory(name):
-    """MiB, by Linux: VmRSS, what the process holds, or VmHWM, the most that it ever held."""
-    status = Path("/proc/self/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith(name)).split()[1]) / 1024
-
-
-def forget_peak():
-    Path("/proc/self/clear_refs").write_text("5")
-    return memory("VmRSS")
 
 
 def main():

@@ -1,15 +1,16 @@
 """Each family beside a bare PyTorch loop: python tests/benchmarks/training.py [TEXT_FILE] [--target LOSS]
 
-The same network, optimizer, clipping and batches of characters, once in Lightning with this package's model and
-data, once in a loop written by hand over batches that lie ready. In turns, in one process; steps per second
+The same network, optimizer, clipping and batches of characters, once in Lightning with this package's model
+and data, once in a loop written by hand over batches that lie ready. In turns, in one process; steps per second
 are medians over the rounds, and the ratio is the median of the rounds' ratios. Peak is what a process of its
 own grew by while it trained.
 
-With --target: how long each family, of about as many parameters, trains until the validation loss is below it.
+With --target: how long each family, of about as many parameters, trains until the validation loss is below
+it.
 """
 
 import argparse
-import resource
+import logging
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from statistics import median
 import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
+from memory import forget_peak, memory
 
 from lightning_seq.data import TextDataModule
 from lightning_seq.models import (
@@ -33,7 +35,7 @@ from lightning_seq.models import (
 )
 from lightning_seq.networks.base import detach
 
-ROUNDS, STEPS, WARMUP, ROWS, TIME, CLIP, RATE = 5, 30, 5, 32, 64, 1.0, 3e-3
+ROUNDS, STEPS, WARMUP, ROWS, TIME, CLIP, RATE = 5, 20, 3, 32, 64, 1.0, 3e-3
 MODELS = {  # of about half a million parameters
     "rnn": (RNNLanguageModel, {"embedding_dim": 128, "hidden_size": 592}),
     "gru": (GRULanguageModel, {"embedding_dim": 128, "hidden_size": 332}),
@@ -142,9 +144,9 @@ def peak(name, path, cache, half, compiled, how):
         model.network.compile()
     batches = some_batches(data)
     torch.randn(64, 64) @ torch.randn(64, 64)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = forget_peak()
     ours(model, data, half) if how == "ours" else bare(model.network.train(), batches, half)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before)
+    print(memory("VmHWM") - before)
 
 
 def peaks(name, path, half, compiled):
@@ -189,6 +191,7 @@ def main():
     parser.add_argument("--peak", choices=("ours", "bare"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     names = [options.family] if options.family else list(MODELS)
     with tempfile.TemporaryDirectory() as cache:
         if options.peak:

@@ -54,7 +54,8 @@ def test_help_names_every_command(capsys):
     assert stop.value.code == 0
     said = capsys.readouterr().out
     assert all(
-        f"\n  {name} " in said for name in ("fit", "validate", "test", "predict", "recipes", "generate")
+        f"\n  {name} " in said
+        for name in ("fit", "validate", "test", "predict", "recipes", "generate", "evaluate")
     )
     assert all(len(line) <= 80 for line in said.splitlines())
     with pytest.raises(SystemExit):

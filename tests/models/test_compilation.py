@@ -18,7 +18,7 @@ from tests.models.training import Batches, build, lanes, ragged, trainer, weight
 
 @pytest.fixture(autouse=True)
 def graphs(monkeypatch, request):
-    """How many graphs were compiled so far; without the last stage, C++ code, which takes half a minute each."""
+    """How many graphs were compiled so far; without the last stage, C++ code, which takes half a minute."""
     if "slow" not in request.keywords:
         compile_module = nn.Module.compile
         monkeypatch.setattr(nn.Module, "compile", lambda self: compile_module(self, backend="aot_eager"))
@@ -29,7 +29,7 @@ def graphs(monkeypatch, request):
 
 @pytest.mark.parametrize("cls", [RNNLanguageModel, GRULanguageModel, LSTMLanguageModel])
 def test_recurrent_networks_refuse_it_and_say_why(cls):
-    with pytest.raises(InputError, match="compile is True, and .* runs on fused recurrent kernels"):
+    with pytest.raises(InputError, match=r"compile is True, and .* runs on fused recurrent kernels"):
         build(cls, compile=True)
 
 

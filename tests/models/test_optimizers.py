@@ -1,4 +1,4 @@
-"""Optimizers and schedules as hyperparameters of every model; averaged weights in validation and checkpoints."""
+"""Optimizers and schedules as hyperparameters of every model; averaged weights."""
 
 import lightning.pytorch as pl
 import pytest

@@ -1,4 +1,4 @@
-"""Truncated back-propagation through time in Lightning's automatic optimization: a plain PyTorch loop's weights."""
+"""Truncated back-propagation through time in Lightning's automatic optimization."""
 
 import pytest
 import torch
