@@ -1,6 +1,7 @@
 """Sampling from a network, token by token, without ever running over the prefix twice."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,8 +66,8 @@ def stream(
     """Yields ``max_new_tokens`` times the next token of every row, ``(batch,)``.
 
     The network reads the prompt once and then one token a step, from its own state (recurrent state or
-    key/value cache). A network that keeps no state is run over its last ``context_length`` tokens instead; one
-    whose positions count from the first token begins anew from half of them whenever it has no more.
+    key/value cache). A network that keeps no state is run over its last ``context_length`` tokens instead;
+    one whose positions count from the first token begins anew from half of them when it has no more.
 
     Args:
         network: Keeps the contract of :mod:`lightning_seq.networks.base`.
@@ -86,28 +87,51 @@ def stream(
         generator.seed()
     else:
         generator.manual_seed(seed)
-    context = getattr(network, "context_length", None) or tokens.size(1) + max_new_tokens
-    tokens = tokens[:, -context:]
-    step, state, read = tokens, None, 0
-    absolute = getattr(network, "absolute_positions", False)
-    if callable(make := getattr(network, "initial_state", None)):
-        state = make(tokens.size(0), min(context, tokens.size(1) + max_new_tokens))
-    for _ in range(max_new_tokens):
+    reader = _Reader(network, tokens, max_new_tokens)
+    for i in range(max_new_tokens):
         with evaluating(network):
-            logits, state = network(step, state)
-            if step is tokens and not logits[:, -1].amax().isfinite():  # asked once: on a GPU it waits
+            logits = reader.read()
+            if i == 0 and not logits.amax().isfinite():  # asked once: on a GPU it waits
                 raise InputError(
                     "the network's logits are not finite: its weights have diverged, take others"
                 )
-            drawn = sample(logits[:, -1], temperature, top_k, top_p, generator)
-        read, step = read + step.size(1), drawn[:, None]
-        if state is None or absolute:
-            tokens = torch.cat([tokens, step], 1)[:, -context:]
-        if state is None:
-            step = tokens
-        elif absolute and read == context:  # no position is left: read the latter half again, from the first
-            state, step, read = make(tokens.size(0), context), tokens[:, -max(1, context // 2) :], 0
+            drawn = sample(logits, temperature, top_k, top_p, generator)
+        reader.append(drawn)
         yield drawn
+
+
+class _Reader:
+    """Lets a network read on, token by token, within the past that it can use."""
+
+    def __init__(self, network: nn.Module, tokens: Tensor, max_new_tokens: int) -> None:
+        self._network = network
+        total = tokens.size(1) + max_new_tokens
+        self._context: int = getattr(network, "context_length", None) or total
+        self._absolute: bool = getattr(network, "absolute_positions", False)
+        self._tokens = self._next = tokens[:, -self._context :]
+        self._read, self._room = 0, min(self._context, self._next.size(1) + max_new_tokens)
+        self._state = self._begin()
+
+    def _begin(self) -> Any:
+        make = getattr(self._network, "initial_state", None)
+        return make(len(self._tokens), self._room) if callable(make) else None
+
+    def read(self) -> Tensor:
+        """Returns the logits of the token to come, ``(batch, vocab)``."""
+        logits, self._state = self._network(self._next, self._state)
+        self._read += self._next.size(1)
+        return logits[:, -1]  # type: ignore[no-any-return]
+
+    def append(self, drawn: Tensor) -> None:
+        """Takes ``drawn``, ``(batch,)``, as what is to be read next."""
+        self._next = drawn[:, None]
+        if self._state is None or self._absolute:
+            self._tokens = torch.cat([self._tokens, self._next], 1)[:, -self._context :]
+        if self._state is None:
+            self._next = self._tokens
+        elif self._absolute and self._read == self._context:  # no position is left: begin anew from half
+            self._next, self._read = self._tokens[:, -max(1, self._context // 2) :], 0
+            self._state = self._begin()
 
 
 def generate(network: nn.Module, tokens: Tensor, max_new_tokens: int, **sampling: object) -> Tensor:

@@ -9,7 +9,7 @@ import yaml
 from lightning_seq import models, recipes
 
 PUBLISHED = {
-    # Zaremba et al. 2014 with PyTorch's second bias; medium and large are 20M and 66M in Gal and Ghahramani 2016
+    # Zaremba et al. 2014 with PyTorch's second bias: medium and large are 20M and 66M in Gal and Ghahramani
     "ptb_lstm_small": (10_000, 4_653_200),
     "ptb_lstm_medium": (10_000, 19_780_400),
     "ptb_lstm_large": (10_000, 66_034_000),

@@ -4,7 +4,6 @@ from lightning_seq.optimization.averaged_sgd import NTASGD
 from lightning_seq.optimization.muon import MuonAdamW, hidden_matrices, muon_groups
 from lightning_seq.optimization.optimizers import (
     OptimizerName,
-    adamw,
     build_optimizer,
     check_options,
     set_hyperparameters,
@@ -14,7 +13,6 @@ from lightning_seq.optimization.schedule_options import Schedule
 from lightning_seq.optimization.schedules import (
     LearningRateSchedule,
     learning_rate_factor,
-    learning_rate_schedule,
 )
 
 __all__ = [
@@ -23,12 +21,10 @@ __all__ = [
     "MuonAdamW",
     "OptimizerName",
     "Schedule",
-    "adamw",
     "build_optimizer",
     "check_options",
     "hidden_matrices",
     "learning_rate_factor",
-    "learning_rate_schedule",
     "muon_groups",
     "parameter_groups",
     "set_hyperparameters",

@@ -150,10 +150,3 @@ def _place_step_counts(optimizer: torch.optim.Optimizer, group: dict[str, Any]) 
         state = optimizer.state.get(p, {})
         if "step" in state:
             state["step"] = state["step"].to(p.device if group["fused"] else "cpu")
-
-
-def adamw(
-    module: nn.Module, learning_rate: float, weight_decay: float, betas: tuple[float, float], fused: bool
-) -> torch.optim.Optimizer:
-    """Returns :func:`build_optimizer`'s ``adamw``."""
-    return build_optimizer(module, "adamw", learning_rate, weight_decay, betas, fused=fused)

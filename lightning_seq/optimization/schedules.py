@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_seq.optimization.schedule_options import OPTIONS, Schedule, schedule_options
+from lightning_seq.optimization.schedule_options import Schedule, schedule_options
 
 
 def learning_rate_factor(
@@ -154,16 +154,3 @@ class LearningRateSchedule(LRScheduler):
         self._last_lr = self.get_lr()
         for group, base, lr in zip(self.optimizer.param_groups, self.base_lrs, self._last_lr, strict=True):
             group["initial_lr"], group["lr"] = base, lr
-
-
-def learning_rate_schedule(
-    optimizer: torch.optim.Optimizer,
-    schedule: Schedule,
-    warmup_steps: int,
-    max_steps: int,
-    final_share: float,
-) -> LearningRateSchedule:
-    """Returns :class:`LearningRateSchedule`, without ``final_share`` where the schedule has no use for it."""
-    used = "final_learning_rate_share" in OPTIONS.get(schedule, {})
-    share = final_share if used else None
-    return LearningRateSchedule(optimizer, schedule, warmup_steps, max_steps, final_learning_rate_share=share)

@@ -1,4 +1,4 @@
-"""What a process holds, by Linux: `python FILE` puts tests/benchmarks on the path, so that benchmarks share it."""
+"""What a process holds, by Linux; `python FILE` finds this beside the benchmark that it runs."""
 
 from pathlib import Path
 

@@ -1,9 +1,9 @@
 """Each family beside a bare PyTorch loop: python tests/benchmarks/training.py [TEXT_FILE] [--target LOSS]
 
 The same network, optimizer, clipping and batches of characters, once in Lightning with this package's model
-and data, once in a loop written by hand over batches that lie ready. In turns, in one process; steps per second
-are medians over the rounds, and the ratio is the median of the rounds' ratios. Peak is what a process of its
-own grew by while it trained.
+and data, once in a loop written by hand over batches that lie ready. In turns, in one process; tokens per
+second are medians over the rounds, and the ratio is the median of the rounds' ratios. Peak is what a process
+of its own grew by while it trained.
 
 With --target: how long each family, of about as many parameters, trains until the validation loss is below
 it.

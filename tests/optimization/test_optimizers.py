@@ -11,7 +11,6 @@ from lightning_seq.optimization import (
     NTASGD,
     LearningRateSchedule,
     MuonAdamW,
-    adamw,
     build_optimizer,
     set_hyperparameters,
 )
@@ -235,9 +234,3 @@ def test_a_learning_rate_may_be_set_that_the_optimizer_was_not_built_with():
     train(network(), optimizer, range(5), schedule)
     set_hyperparameters(optimizer, schedule, 8.0, 0.0, (0.9, 0.95))
     assert [group["lr"] for group in optimizer.param_groups] == [4.0, 4.0]
-
-
-def test_the_short_way_to_adamw():
-    optimizer = adamw(network(), 1e-3, 0.1, (0.9, 0.95), fused=False)
-    assert isinstance(optimizer, torch.optim.AdamW)
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lightning_seq.errors import InputError
-from lightning_seq.optimization import LearningRateSchedule, learning_rate_factor, learning_rate_schedule
+from lightning_seq.optimization import LearningRateSchedule, learning_rate_factor
 
 ANY = {
     "constant": {},
@@ -294,9 +294,3 @@ def test_refuses_an_option_that_the_schedule_does_not_use(name, option, users):
     )
     with pytest.raises(InputError, match=message):
         make(name, 4, **{**ANY[name], option: 1})
-
-
-def test_the_short_way_leaves_out_a_share_without_use():
-    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.5)
-    assert advance(learning_rate_schedule(optimizer, "constant", 0, -1, 0.1), 2) == [0.5, 0.5]
-    assert advance(learning_rate_schedule(optimizer, "linear", 0, 2, 0.0), 3) == [0.5, 0.25, 0.0]
