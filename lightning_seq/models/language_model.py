@@ -2,6 +2,8 @@
 
 import sys
 import zlib
+from collections.abc import Sequence
+from types import FrameType
 from typing import Any
 
 import torch
@@ -117,6 +119,24 @@ class LanguageModel(LightningModule):
         self._open_window: dict[str, Any] | None = None
         self._training_log = TrainingLog()
         self._evaluation: TextLoss | None = None
+
+    def save_hyperparameters(
+        self,
+        *args: Any,
+        ignore: Sequence[str] | str | None = None,
+        frame: FrameType | None = None,
+        logger: bool = True,
+    ) -> None:
+        """Saves the arguments of the model's own class, as Lightning does, and not those of its bases.
+
+        Else a subclass that fixes an argument of its base could not be loaded: it would be given it twice.
+        """
+        frame = frame or sys._getframe(1)
+        while (outer := frame.f_back) and outer.f_code.co_name == "__init__":
+            if outer.f_locals.get("self") is not self:
+                break
+            frame = outer
+        super().save_hyperparameters(*args, ignore=ignore, frame=frame, logger=logger)
 
     # -- steps ----------------------------------------------------------------------------------------
 

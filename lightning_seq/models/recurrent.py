@@ -101,7 +101,7 @@ class RecurrentLanguageModel(LanguageModel):
             z_loss=z_loss,
         )
         super().__init__(built, **kwargs)
-        self.save_hyperparameters(ignore=["network"])
+        self.save_hyperparameters()
 
 
 class RNNLanguageModel(RecurrentLanguageModel):

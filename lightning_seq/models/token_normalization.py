@@ -58,7 +58,7 @@ class TokenNormalization:
         """Makes the gradient that of the mean over the window's tokens; with several ranks, all must ask."""
         if self.tokens is None:
             return
-        tokens = trainer.strategy.reduce(self.tokens.double(), reduce_op="sum")
+        tokens = trainer.strategy.reduce(self.tokens, reduce_op="sum")
         factor = NOMINAL_TOKENS * trainer.accumulate_grad_batches * trainer.world_size / tokens.clamp(min=1)
         gradients = [
             p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
