@@ -71,7 +71,7 @@ def adopt_checkpoint(config: Any, path: str, line: Iterable[str], fit: bool) -> 
         _check_steps_left(content.get("global_step", 0), config, path)
     model = config.model.get("init_args") or {}
     for name, value in content.get("hyper_parameters", {}).items():
-        if name in explicit or name not in model or name == "vocab_size" or model[name] == _plain(value):
+        if name in explicit or name not in model or name == "vocab_size" or _same(model[name], value):
             continue
         rank_zero_info(f"model.{name}: {value!r} as in the checkpoint, not {model[name]!r}")
         model[name] = _plain(value)
@@ -97,6 +97,10 @@ def _check_steps_left(step: int, config: Any, path: str) -> None:
             f"{path} is at step {step:,} and trainer.max_steps is {max_steps:,}: nothing is left to "
             f"train, give --trainer.max_steps {step + 1} or more"
         )
+
+
+def _same(one: Any, other: Any) -> bool:
+    return bool(_plain(one) == _plain(other))
 
 
 def _plain(value: Any) -> Any:

@@ -22,18 +22,22 @@ def put_into_checkpoint(checkpoint: dict[str, Any], entry: dict[str, Any], modul
         if not isinstance(optimizer, NTASGD) or not optimizer.averaging:
             continue
         names: dict[Any, str] = {parameter: name for name, parameter in module.named_parameters()}
-        means = optimizer.averages()
-        saved = checkpoint["optimizer_states"][i]
         entry["training_weights"] = {}
-        for number, (parameter, mean) in enumerate(means.items()):
+        for parameter, mean in optimizer.averages().items():
             weights = optimizer.state[parameter]["average"] if optimizer.swapped else parameter.detach()
             checkpoint["state_dict"][names[parameter]] = mean
             entry["training_weights"][names[parameter]] = weights
-            saved["state"][number] = {**saved["state"][number], "average": mean}
-        saved["param_groups"] = [{**group} for group in saved["param_groups"]]
-        saved["param_groups"][0]["swapped"] = False
+        if "optimizer_states" in checkpoint:  # there are none where only weights are saved
+            _as_if_not_swapped(checkpoint["optimizer_states"][i], optimizer)
     # a tied matrix has two names in a state_dict, and one in named_parameters
     _share_ties(checkpoint["state_dict"], entry.get("training_weights"), module)
+
+
+def _as_if_not_swapped(saved: dict[str, Any], optimizer: NTASGD) -> None:
+    for number, mean in enumerate(optimizer.averages().values()):
+        saved["state"][number] = {**saved["state"][number], "average": mean}
+    first, *others = saved["param_groups"]
+    saved["param_groups"] = [{**first, "swapped": False}, *others]
 
 
 def _share_ties(state: dict[str, Any], weights: dict[str, Any] | None, module: LightningModule) -> None:

@@ -40,8 +40,8 @@ class CarriedState:
             if not has_lanes(state, lanes):
                 rank_zero_info("resume: another batch size or world size, so the carried state begins anew")
                 return initial
-        if state is None:
-            return initial
+        if state is None or not (has_lanes(state, lanes) or batch["continues"].any()):
+            return initial  # a new text may have another number of lanes
         # Lightning moves batches, and knows nothing of a state
         return reset_lanes(move(state, batch["continues"].device), batch["continues"], initial)
 

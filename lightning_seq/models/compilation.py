@@ -1,5 +1,6 @@
 """torch.compile for the network alone, in place, and without ever compiling it for another shape."""
 
+import inspect
 from typing import Any
 
 import torch.nn.functional as F
@@ -29,8 +30,8 @@ class Compilation:
         self._network = [network]  # in a list: it is the model's submodule, not this object's
         self._wanted, self._begun = wanted, False
         self._length: int | None = None
-        forward = getattr(type(network).forward, "__code__", None)
-        self._takes_documents = forward is not None and "document_ids" in forward.co_varnames
+        plain = getattr(network, "_orig_mod", network)  # what torch.compile wrapped
+        self._takes_documents = "document_ids" in inspect.signature(plain.forward).parameters
 
     def begin(self, data: Any) -> None:
         """Compiles the network, once, for batches of ``data``."""

@@ -149,6 +149,7 @@ class LanguageModel(LightningModule):
         """Returns the mean loss of the batch's targets, with the gradient of its share in the step."""
         self._randomness.before(self.trainer)
         self._carried.begin_batch(self)
+        self._normalization.begin_batch()
         output, tokens = self._run("train", batch, batch["targets"]), _count_targets(batch)
         loss = (negative_log_likelihood(output, batch["targets"]) if output.dim() == 3 else output).sum()
         loss = loss + tokens * self.extra_loss(batch)
@@ -203,9 +204,10 @@ class LanguageModel(LightningModule):
 
     def on_train_start(self) -> None:
         """Lets this model's hyperparameters win over a checkpoint's optimizer, and starts the clock."""
-        if type(self).configure_optimizers is LanguageModel.configure_optimizers:
-            optimizer: Any = self.optimizers(use_pl_optimizer=False)
-            schedule: Any = self.lr_schedulers()
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        schedule: Any = self.lr_schedulers()
+        ours = type(self).configure_optimizers is LanguageModel.configure_optimizers
+        if ours and isinstance(schedule, LearningRateSchedule):  # a learning rate finder has its own
             betas, momentum = self._optimizer_options["betas"], self._optimizer_options["momentum"]
             set_hyperparameters(optimizer, schedule, self.learning_rate, self.weight_decay, betas, momentum)
         self._normalization.tokens = None

@@ -41,7 +41,7 @@ class RecurrentLanguageModel(LanguageModel):
             beta of AWD-LSTM.
         layer_norm: Whether each layer's output is normalised.
         learn_initial_state: Whether the state before the first token is learnt, rather than 0.
-        init_range: All weights start uniformly within plus and minus this (default: as PyTorch has it).
+        init_range: Weights and biases start uniformly within plus and minus this (default: PyTorch's start).
         tie_weights: Whether embedding and output layer share one matrix; where widths differ, a linear layer
             comes between.
         adaptive_cutoffs: Makes the output an adaptive softmax (Grave et al. 2017,

@@ -22,7 +22,11 @@ class TokenNormalization:
     def __init__(self) -> None:
         self.tokens: Tensor | None = None  # of the window so far, on this rank; None where no count is needed
         self.tokens_before: Tensor | None = None  # without the last batch
-        self._step = -1  # the optimizer step that the window belongs to
+        self._step, self._batches = -1, 1  # the optimizer step that the window belongs to, and its batches
+
+    def begin_batch(self) -> None:
+        """Remembers the count, in case an exception comes before the batch to come is trained on."""
+        self.tokens_before = self.tokens
 
     def loss(self, total: Tensor, tokens: Tensor, model: Any) -> Tensor:
         """Returns the batch's mean, whose gradient is that of its share in the window's.
@@ -34,24 +38,27 @@ class TokenNormalization:
         """
         mean = total / tokens.clamp(min=1)
         trainer = model.trainer
-        if not model.automatic_optimization or (
-            trainer.accumulate_grad_batches == 1 and trainer.world_size == 1
-        ):
+        alone = trainer.accumulate_grad_batches == trainer.world_size == 1 and self.tokens is None
+        if alone or not model.automatic_optimization:
             return mean
         if self.tokens is not None and self._step != trainer.global_step:
             raise InputError(
                 f"{type(model).__name__} overrides on_before_optimizer_step and does not call "
                 "super().on_before_optimizer_step(optimizer): call it, it divides gradients by the tokens"
             )
-        self._step = trainer.global_step
-        self.tokens_before = self.tokens
+        if self.tokens is not None and self._batches != trainer.accumulate_grad_batches:
+            raise InputError(
+                f"trainer.accumulate_grad_batches became {trainer.accumulate_grad_batches} while "
+                f"{self._batches} batches were accumulated: change it between optimizer steps"
+            )
+        self._step, self._batches = trainer.global_step, trainer.accumulate_grad_batches
         self.tokens = tokens if self.tokens is None else self.tokens + tokens
         weighted = total / NOMINAL_TOKENS
         return weighted + (mean - weighted).detach()
 
-    def go_on(self, tokens: Tensor, step: int) -> None:
-        """Takes up the window of a checkpoint, which belongs to the optimizer step ``step``."""
-        self.tokens, self._step = tokens, step
+    def go_on(self, tokens: Tensor, step: int, batches: int) -> None:
+        """Takes up the window of a checkpoint, of ``batches`` batches, that belongs to the optimizer step."""
+        self.tokens, self._step, self._batches = tokens, step, batches
 
     @torch.no_grad()
     def divide(self, optimizer: Optimizer, trainer: Any) -> None:
@@ -64,5 +71,6 @@ class TokenNormalization:
             p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
         ]
         local = [each.to_local() if hasattr(each, "to_local") else each for each in gradients]
-        torch._foreach_mul_(local, factor.float())
+        if local:  # there is none where every batch was skipped
+            torch._foreach_mul_(local, factor.float())
         self.tokens = None

@@ -20,7 +20,9 @@ def gradients_for_checkpoint(module: LightningModule, tokens: Tensor | None) -> 
     done = loop.batch_progress.current.processed
     if done % module.trainer.accumulate_grad_batches == 0 or loop._num_ready_batches_reached():
         return None
-    gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+    # all that can have one, since all ranks gather the same ones
+    trained = ((name, p) for name, p in module.named_parameters() if p.requires_grad)
+    gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in trained}
     if tokens is not None:
         gradients[WINDOW_TOKENS] = tokens
     if module.trainer.world_size == 1:
@@ -34,7 +36,8 @@ def restore_gradients(
     """Puts this rank's gradients and token count back, from which accumulation goes on."""
     tokens = gradients.get(WINDOW_TOKENS)
     if tokens is not None and len(tokens) == module.trainer.world_size:
-        normalization.go_on(tokens[module.trainer.global_rank].to(module.device), module.trainer.global_step)
+        mine = tokens[module.trainer.global_rank].to(module.device)
+        normalization.go_on(mine, module.trainer.global_step, module.trainer.accumulate_grad_batches)
     for name, parameter in module.named_parameters():
         ranks = gradients.get(name)
         if ranks is not None and len(ranks) == module.trainer.world_size:

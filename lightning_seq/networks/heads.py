@@ -98,6 +98,10 @@ class AdaptiveHead(nn.Module):
                 return logits.view(*hidden.shape[:2], -1)
             scored = targets != IGNORE_INDEX
             nll: Tensor = -self.softmax(flat, targets.where(scored, 0).flatten()).output
+            if (
+                self.training
+            ):  # torch leaves clusters out that have no target, and DDP waits for each gradient
+                nll = nll + 0.0 * sum(p.sum() for p in self.softmax.tail.parameters())
         nll = nll.view(targets.shape).float().where(scored, 0)
         return nll.sum() if self.training else nll
 

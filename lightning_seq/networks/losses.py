@@ -108,8 +108,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         rows = _tokens_at_once(weight)
         loss = torch.zeros((), device=hidden.device, dtype=torch.promote_types(hidden.dtype, torch.float32))
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight)  # of the parameter's dtype: a sum of many in half would round
-        grad_bias = None if bias is None else torch.zeros_like(bias)
+        grad_weight = torch.zeros_like(weight, dtype=loss.dtype)  # a sum of many in half would round
+        grad_bias = None if bias is None else torch.zeros_like(bias, dtype=loss.dtype)
         with torch.autocast(device, enabled=False):
             matrix, offset = weight.to(dtype), None if bias is None else bias.to(dtype)
             chunks = zip(*(torch.split(each, rows) for each in (hidden, targets, grad_hidden)), strict=True)
@@ -122,13 +122,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 if grad_bias is not None:
                     grad_bias += gradient.T @ scored[:, 0].to(gradient.dtype)
                 gradient, x = gradient.to(dtype), x * scored  # nothing comes from what is not scored
-                if dtype == weight.dtype:
+                if dtype == grad_weight.dtype == grad_x.dtype:
                     torch.mm(gradient, matrix, out=grad_x).mul_(scored)
                     grad_weight.addmm_(gradient.T, x)
                 else:
                     grad_x.copy_((gradient @ matrix) * scored)
                     grad_weight += gradient.T @ x
-        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+        grad_bias = None if bias is None or grad_bias is None else grad_bias.to(bias.dtype)
+        ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype), grad_bias)
         return loss
 
     @staticmethod

@@ -46,7 +46,7 @@ class RecurrentNetwork(Network):
             beta of AWD-LSTM.
         layer_norm: Whether each layer's output is normalised.
         learn_initial_state: Whether the state before the first token is learnt, rather than 0.
-        init_range: All weights start uniformly within plus and minus this (default: as PyTorch has it).
+        init_range: Weights and biases start uniformly within plus and minus this (default: PyTorch's start).
         tie_weights: Whether embedding and output layer share one matrix; where widths differ, a linear layer
             comes between.
         adaptive_cutoffs: Makes the output an adaptive softmax: the first id of each cluster of rarer words.
@@ -136,14 +136,18 @@ class RecurrentNetwork(Network):
         )
         if init_range is not None:
             check_sizes(0, init_range=init_range)
-            for parameter in self.parameters():
-                nn.init.uniform_(parameter, -init_range, init_range)
+            for part in (self.embedding, self.layers, self.projection, self.head):
+                for parameter in part.parameters():
+                    nn.init.uniform_(parameter, -init_range, init_range)
 
     def _zeros(self) -> list[Tensor]:
-        """The state before the first token, of one sequence: ``(layers, hidden_size)`` each."""
+        """The state before the first token, of one sequence: ``(layers * hidden_size,)`` each, as learnt.
+
+        Vectors, since optimizers take what has more dimensions for a matrix, and let it decay.
+        """
         weight = self.embedding.weight
         return [
-            weight.new_zeros(layer.num_layers, layer.hidden_size)
+            weight.new_zeros(layer.num_layers * layer.hidden_size)
             for layer in self._torch_layers()
             for _ in range(states_of(layer))
         ]
@@ -154,7 +158,11 @@ class RecurrentNetwork(Network):
     def initial_state(self, batch_size: int, length: int | None = None) -> tuple[Tensor, ...]:
         """Returns zeros, or what was learnt: of one size, whatever the ``length`` of the past."""
         first = list(self.learnt_state) or self._zeros()
-        return tuple(each.expand(batch_size, *each.shape) for each in first)
+        widths = [layer.hidden_size for layer in self._torch_layers() for _ in range(states_of(layer))]
+        return tuple(
+            each.view(1, -1, width).expand(batch_size, -1, -1)
+            for each, width in zip(first, widths, strict=True)
+        )
 
     def forward(
         self, tokens: Tensor, state: tuple[Tensor, ...] | None = None, targets: Tensor | None = None

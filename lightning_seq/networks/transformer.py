@@ -196,6 +196,8 @@ class Transformer(Network):
             nn.init.normal_(parameter, std=scale * std)
         if initialization == "unit" and self.embedding_scale == 1.0:
             nn.init.normal_(self.embedding.weight)
+        if initialization == "unit" and self.positions == "learned":
+            nn.init.normal_(self.position_embedding.weight)
 
     def initial_state(self, batch_size: int, length: int | None = None) -> KeyValueCache | None:
         """Returns an empty cache for the last ``length`` tokens (default: ``memory_length``; None if 0)."""

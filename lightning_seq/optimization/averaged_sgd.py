@@ -90,7 +90,10 @@ class NTASGD(torch.optim.Optimizer):
             RuntimeError: The parameters hold the mean.
         """
         if self.swapped:
-            raise RuntimeError("the parameters hold the mean of the weights: swap() back before training on")
+            raise RuntimeError(
+                "the parameters hold the mean of the weights: swap() back before training on (LanguageModel "
+                "does so in on_validation_end: an override calls super())"
+            )
         loss = None
         if closure is not None:
             with torch.enable_grad():

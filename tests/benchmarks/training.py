@@ -186,6 +186,7 @@ def main():
     parser.add_argument("text", nargs="?", default="python-docs", help="a UTF-8 text file")
     parser.add_argument("--target", type=float, help="time to this validation loss instead")
     parser.add_argument("--family", choices=MODELS, help="only this one")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="only this one")
     parser.add_argument("--half", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--compiled", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--peak", choices=("ours", "bare"), help=argparse.SUPPRESS)
@@ -204,7 +205,8 @@ def main():
         if options.target:
             targets_table(names, options.text, cache, options.target)
         else:
-            speeds_table(names, options.text, cache)
+            halves = {"fp32": (False,), "bf16": (True,), None: (False, True)}[options.precision]
+            speeds_table(names, halves, options.text, cache)
 
 
 def targets_table(names, path, cache, target):
@@ -216,12 +218,12 @@ def targets_table(names, path, cache, target):
         print(f"{name:12s} {parameters:10,} {steps:6,} {seconds:8.1f}  {loss:.3f}", flush=True)
 
 
-def speeds_table(names, path, cache):
+def speeds_table(names, halves, path, cache):
     print(f"medians of {ROUNDS} rounds of {STEPS} steps")
     head = ("tokens/s", "bare", "ratio", "peak MiB", "bare")
     print(f"{'family':12s} {'precision':10s} {'parameters':>10s}" + "".join(f" {each:>9s}" for each in head))
     for name in names:
-        for half in (False, True):
+        for half in halves:
             for compiled in (False, True) if name in COMPILED else (False,):
                 mine, plain, ratio, parameters = speeds(name, path, cache, half, compiled)
                 memory = peaks(name, path, half, compiled)

@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 import lightning_seq
 from lightning_seq.callbacks import LastCheckpoint
 from lightning_seq.errors import InputError
-from lightning_seq.models import GRULanguageModel, LSTMLanguageModel, TransformerLanguageModel
+from lightning_seq.models import GRULanguageModel, LanguageModel, LSTMLanguageModel, TransformerLanguageModel
 from tests.models.training import SMALL, Batches, build, lanes, trainer, weights
 
 NT_ASGD = {"optimizer": "nt_asgd", "learning_rate": 2.0, "non_monotone_interval": 1, "tie_weights": True}
@@ -105,6 +105,19 @@ def test_checkpoints_hold_the_averaged_weights_and_resume_from_the_others_to_the
             assert torch.equal(weights(resumed), weights(whole))
 
 
+def test_weights_alone_are_saved_while_averaging(tmp_path):
+    """Without optimizer states, as ModelCheckpoint(save_weights_only=True) saves."""
+
+    class Save(pl.Callback):
+        def on_train_batch_end(self, trainer, *args):
+            trainer.save_checkpoint(tmp_path / "weights.ckpt", weights_only=True)
+
+    watch, model = Watch(), build(LSTMLanguageModel, **NT_ASGD)
+    fit(model, watch, Save())
+    mean = torch.stack(watch.trained[2:]).mean(0)
+    torch.testing.assert_close(weights(lightning_seq.load(tmp_path / "weights.ckpt")), mean)
+
+
 class Resumed(Batches):
     """As a resumable loader does, begins where the checkpoint left off."""
 
@@ -192,3 +205,20 @@ def test_packed_documents_reach_the_network_apart():
     together = trainer().predict(model, Batches([batch]))[0]
     alone = {k: v[:, 3:] for k, v in batch.items() if k != "document_ids"}
     torch.testing.assert_close(together[:, 3:], trainer().predict(model, Batches([alone]))[0])
+
+
+@pytest.mark.parametrize("positional", [True, False])
+def test_a_networks_local_variable_is_no_argument(positional):
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(1, 13)
+
+        def forward(self, tokens, state=None, targets=None):
+            document_ids = tokens[..., None].float()  # a local name
+            return self.linear(document_ids), None
+
+    batch = {k: v for k, v in lanes(steps=1).batches[0].items() if k != "continues"}
+    batch["document_ids"] = torch.zeros_like(batch["inputs"])
+    net = Net() if positional else torch.compile(Net(), backend="eager")
+    trainer(max_steps=1).fit(LanguageModel(net), Batches([batch]))

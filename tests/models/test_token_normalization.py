@@ -152,3 +152,32 @@ def test_the_clipped_norm_is_that_of_the_mean():
     train(1, Spy)
     train(4, Spy)
     assert norms[:STEPS] == pytest.approx(norms[STEPS:], rel=1e-4)
+
+
+def test_a_window_that_changes_its_length_half_way_is_refused():
+    class Changes(LSTMLanguageModel):
+        def on_train_batch_end(self, *args):
+            super().on_train_batch_end(*args)
+            self.trainer.accumulate_grad_batches = 3
+
+    torch.manual_seed(0)
+    run = trainer(accumulate_grad_batches=2)
+    message = "accumulate_grad_batches became 3 while 2 batches were accumulated: change it between"
+    with pytest.raises(InputError, match=message):
+        run.fit(Changes(VOCAB, 8, 8), Batches([ragged(4)] * 4))
+
+
+def test_an_interrupt_in_a_forward_pass_counts_what_was_accumulated():
+    class Stops(LSTMLanguageModel):
+        def extra_loss(self, batch):
+            if self.trainer.fit_loop.epoch_loop.batch_idx == 2:
+                raise MemoryError
+            return 0.0
+
+    torch.manual_seed(0)
+    model, batches = Stops(VOCAB, 8, 8), [ragged(4, seed=i) for i in range(4)]
+    with pytest.raises(MemoryError):
+        trainer(accumulate_grad_batches=4).fit(model, Batches(batches))
+    assert model._carried.undone(model)
+    counted = sum((b["targets"] >= 0).sum() for b in batches[:2])
+    assert model._normalization.tokens_before == counted

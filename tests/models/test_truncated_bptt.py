@@ -158,3 +158,13 @@ def test_learned_positions_train_on_lanes_without_a_past():
     assert run.global_step == 6
     assert model._carried._states["train"] is None
     assert model.hparams.vocab_size == VOCAB
+
+
+def test_a_new_text_may_have_another_number_of_lanes():
+    """Two loaders to evaluate, say: nothing is carried from one to the other."""
+    model = build(LSTMLanguageModel)
+    both = [lanes(steps=2, batch=4), lanes(steps=2, batch=2, seed=1)]
+    first, second = trainer().predict(model, both)
+    for predicted, data in ((first, both[0]), (second, both[1])):
+        inputs, targets = (torch.cat([b[k] for b in data], 1) for k in ("inputs", "targets"))
+        torch.testing.assert_close(torch.cat(predicted, 1), model.network.eval()(inputs, None, targets)[0])

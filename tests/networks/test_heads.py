@@ -83,3 +83,10 @@ def test_a_tied_head_may_have_a_bias():
     assert head.linear.weight is embedding.weight
     assert (head.linear.bias == 0).all()
     assert build_head(8, 11, embedding).linear.bias is None
+
+
+def test_every_cluster_of_an_adaptive_head_gets_a_gradient_even_without_a_target():
+    """DDP waits for the gradient of each parameter."""
+    head = AdaptiveHead(32, 50, [10, 25])
+    head(torch.randn(2, 3, 32), torch.zeros(2, 3, dtype=torch.long)).backward()
+    assert all(p.grad is not None for p in head.parameters())

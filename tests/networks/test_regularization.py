@@ -132,6 +132,7 @@ def test_a_learnt_initial_state_learns_and_starts_lanes_anew():
     net = GRU(11, 6, 8, 2, learn_initial_state=True)
     with torch.no_grad():
         net.learnt_state[0].normal_()
+    assert net.learnt_state[0].dim() == 1  # no matrix, which would decay
     tokens = torch.randint(0, 11, (3, 5))
     assert torch.equal(net(tokens)[0], net(tokens, net.initial_state(3))[0])
     assert not torch.allclose(net(tokens)[0], net(tokens, (torch.zeros(3, 2, 8),))[0])
@@ -154,3 +155,13 @@ def test_what_is_no_probability_is_refused_by_name(name):
 def test_sizes_and_factors_below_nothing_are_refused_by_name(name):
     with pytest.raises(InputError, match=rf"^{name} is -1: give [01] or more"):
         LSTM(11, 6, **{name: -1})
+
+
+def test_weights_start_within_a_range_and_norms_as_norms_do():
+    net = LSTM(11, 6, 8, 2, init_range=0.05, forget_gate_bias=0.0, layer_norm=True, tie_weights=True)
+    for part in (net.embedding, net.layers, net.projection, net.head):
+        assert all(p.abs().max() <= 0.05 for p in part.parameters())
+    assert net.layers[0].weight_hh_l0.abs().max() > 0.04
+    assert all((norm.weight == 1).all() for norm in net.norms)
+    with pytest.raises(InputError, match="init_range is -1: give 0 or more"):
+        LSTM(11, init_range=-1)
