@@ -83,7 +83,10 @@ def test_the_public_names():
         "ElmanRNN",
         "GRU",
         "LSTM",
+        "MinGRU",
+        "MinLSTM",
         "Network",
+        "ParallelRecurrentNetwork",
         "RecurrentNetwork",
         "Transformer",
     ]
