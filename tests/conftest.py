@@ -4,9 +4,11 @@ import os
 from collections.abc import Callable
 
 import pytest
+import torch
 from lightning.pytorch import Trainer
 
 os.environ.setdefault("WANDB_MODE", "offline")
+torch.set_num_threads(1)  # tests' networks are tiny: a second thread is waited for longer than it helps
 
 
 @pytest.fixture(autouse=True)

@@ -26,6 +26,13 @@ LAYOUTS = {
 }
 
 
+# each layout with each way to stop: the rest runs with the slow ones
+EVERY_LAYOUT = [
+    name if name in ("contiguous", "blocks") else pytest.param(name, marks=pytest.mark.slow)
+    for name in LAYOUTS
+]
+
+
 class Data(SequenceDataModule):
     """Documents of 20 to 70 characters; only the training text is used."""
 
@@ -102,7 +109,7 @@ SAVED = {
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 @pytest.mark.parametrize("stop", SAVED)
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", EVERY_LAYOUT)
 def test_from_any_checkpoint(fit, tmp_path, layout, stop):
     saving, options = SAVED[stop]
 
@@ -116,7 +123,7 @@ def test_from_any_checkpoint(fit, tmp_path, layout, stop):
 
 @pytest.mark.parametrize("hook", ["batch start", "before backward"])
 @pytest.mark.parametrize("accumulate", [1, 3])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", EVERY_LAYOUT)
 def test_after_an_exception(fit, tmp_path, layout, accumulate, hook):
     """Batch 7 is the second of its window of three: what the first left in the gradients is not lost."""
     options = {"accumulate_grad_batches": accumulate}

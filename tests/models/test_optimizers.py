@@ -19,9 +19,9 @@ NT_ASGD = {"optimizer": "nt_asgd", "learning_rate": 2.0, "non_monotone_interval"
 def test_every_optimizer_learns_one_batch_by_heart(cls, optimizer):
     rate = {"adamw": 0.03, "sgd": 2.0, "nt_asgd": 2.0, "muon": 0.03}[optimizer]
     batch = lanes(steps=1, continues=False).batches
-    run = trainer(max_steps=100, gradient_clip_val=1.0)
-    run.fit(build(cls, optimizer=optimizer, learning_rate=rate), Batches(batch * 100))
-    assert run.callback_metrics["train_loss"] < 1.2
+    run = trainer(max_steps=70, gradient_clip_val=1.0)
+    run.fit(build(cls, optimizer=optimizer, learning_rate=rate), Batches(batch * 70))
+    assert run.callback_metrics["train_loss"] < 1.5  # 2.6 at first
 
 
 class Watch(pl.Callback):
