@@ -113,6 +113,7 @@ STREAMED = [
 ]
 
 
+@pytest.mark.slow
 def test_datasets_of_the_hub(hub, home):
     before = {"path": "someone/letters", "revision": next(iter(hub.repositories["someone/letters"].commits))}
     wrong = [
