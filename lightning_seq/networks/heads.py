@@ -36,6 +36,11 @@ class LinearHead(nn.Module):
         self.label_smoothing, self.z_loss = label_smoothing, z_loss
         self.linear = nn.Linear(hidden_size, vocab_size, bias=embedding is None if bias is None else bias)
         if embedding is not None:
+            if embedding.embedding_dim != hidden_size:
+                raise InputError(
+                    f"embedding_dim is {embedding.embedding_dim} and the hidden width {hidden_size}, and tied "
+                    "weights need one width: project the hidden states, or do not tie"
+                )
             self.linear.weight = embedding.weight
             if self.linear.bias is not None:
                 nn.init.zeros_(self.linear.bias)

@@ -90,3 +90,10 @@ def test_every_cluster_of_an_adaptive_head_gets_a_gradient_even_without_a_target
     head = AdaptiveHead(32, 50, [10, 25])
     head(torch.randn(2, 3, 32), torch.zeros(2, 3, dtype=torch.long)).backward()
     assert all(p.grad is not None for p in head.parameters())
+
+
+def test_tied_weights_of_two_widths_are_refused():
+    with pytest.raises(
+        InputError, match="embedding_dim is 6 and the hidden width 8, and tied weights need one"
+    ):
+        LinearHead(8, 11, nn.Embedding(11, 6))
