@@ -38,8 +38,8 @@ class LinearHead(nn.Module):
         if embedding is not None:
             if embedding.embedding_dim != hidden_size:
                 raise InputError(
-                    f"embedding_dim is {embedding.embedding_dim} and the hidden width {hidden_size}, and tied "
-                    "weights need one width: project the hidden states, or do not tie"
+                    f"embedding_dim is {embedding.embedding_dim} and the hidden width {hidden_size}, and "
+                    "tied weights need one width: project the hidden states, or do not tie"
                 )
             self.linear.weight = embedding.weight
             if self.linear.bias is not None:
