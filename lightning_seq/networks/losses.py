@@ -129,15 +129,18 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                     grad_x.copy_((gradient @ matrix) * scored)
                     grad_weight += gradient.T @ x
         grad_bias = None if bias is None or grad_bias is None else grad_bias.to(bias.dtype)
-        ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype), grad_bias)
+        ctx.gradients = grad_hidden, grad_weight.to(weight.dtype), grad_bias
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> Any:
-        # in place: the weight's gradient may be the largest tensor there is, and torch refuses a second call
-        gradients = (None if each is None else each.mul_(grad_loss) for each in ctx.saved_tensors)
-        return (*gradients, None, None, None)
+        # in place, and let go: the weight's gradient may be the largest tensor there is, and what nobody else
+        # holds becomes weight.grad without a copy
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            raise RuntimeError("backward ran through this loss before: compute the loss again")
+        return (*(None if each is None else each.mul_(grad_loss) for each in gradients), None, None, None)
 
 
 def _loss_and_gradient(
