@@ -1,9 +1,18 @@
 """Callbacks that watch a training: gradients, attention, samples, progress; and keep its newest state."""
 
+from lightning_seq.callbacks.adaptive_clipping import AutoClip, ZClip
 from lightning_seq.callbacks.attention import AttentionLogger
 from lightning_seq.callbacks.gradient_clipping import GradientClippingMonitor
 from lightning_seq.callbacks.last_checkpoint import LastCheckpoint
 from lightning_seq.callbacks.progress import ProgressBar
 from lightning_seq.callbacks.samples import SampleLogger
 
-__all__ = ["AttentionLogger", "GradientClippingMonitor", "LastCheckpoint", "ProgressBar", "SampleLogger"]
+__all__ = [
+    "AttentionLogger",
+    "AutoClip",
+    "GradientClippingMonitor",
+    "LastCheckpoint",
+    "ProgressBar",
+    "SampleLogger",
+    "ZClip",
+]

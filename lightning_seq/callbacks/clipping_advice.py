@@ -1,0 +1,106 @@
+"""What a clipping ledger says about the clip value, in words."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from lightning_seq.callbacks.clipping_ledger import ClippingLedger
+
+SAFETY_NET, OFTEN = 0.1, 0.5
+"""Up to these shares of clipped steps clipping is a safety net, and a frequent brake; beyond, it rules."""
+
+BROKEN = 0.1
+"""From this share of gradients that are not finite on, the training has broken down."""
+
+
+class Advice(NamedTuple):
+    """What clipping does, the numbers that show it, and what to do."""
+
+    role: str
+    facts: str
+    suggestion: str
+
+    def __str__(self) -> str:
+        return "; ".join(part for part in self if part)
+
+
+def advise(ledger: ClippingLedger) -> Advice | None:
+    """Returns what to make of the steps so far; None where no norm was seen."""
+    norms = ledger.finite_norms()
+    if not len(norms):
+        return None
+    return Advice(_role(ledger, norms.max()), _facts(ledger), _suggestion(ledger))
+
+
+def limit(ledger: ClippingLedger) -> str:
+    """The threshold as the reader set it: ``1``, ``±0.5``, or a range where it follows the gradients."""
+    if ledger.algorithm == "own":
+        return "a threshold of the module's own"
+    found = np.array([row.threshold for row in ledger.rows])
+    found = found[np.isfinite(found)]
+    if not len(found):
+        return "a threshold that follows the norms"
+    low, high = found.min(), found.max()
+    sign = "±" if ledger.algorithm == "value" else ""
+    return f"{low:.2g} to {high:.2g}" if _adapts(ledger) else f"{sign}{high:.3g}"
+
+
+def clip_value(ledger: ClippingLedger) -> float:
+    """A norm that one step in twenty exceeds, by the later half of the steps, to two digits."""
+    norms = ledger.finite_norms()
+    return float(f"{np.quantile(norms[len(norms) // 2 :], 0.95):.2g}")
+
+
+def _broken(ledger: ClippingLedger) -> bool:
+    return ledger.nonfinite >= BROKEN * ledger.steps
+
+
+def _adapts(ledger: ClippingLedger) -> bool:
+    thresholds = {row.threshold for row in ledger.rows}
+    return ledger.algorithm == "norm" and (len(thresholds) > 1 or np.inf in thresholds)
+
+
+def _role(ledger: ClippingLedger, largest: float) -> str:
+    share, steps = ledger.clipped_share, f"{ledger.steps:,} steps"
+    if _broken(ledger):
+        norms = f"norms reached {largest:.3g}, then {ledger.nonfinite:,} of {steps} were not finite"
+        return f"the gradients exploded: {norms}"
+    if ledger.algorithm is None:
+        return f"gradients are not clipped ({steps})"
+    clipping, cut = f"clipping at {limit(ledger)}", f"cuts {share:.1%} of {steps}"
+    if ledger.algorithm == "value":
+        left = np.mean([row.norm_clipped / row.norm for row in ledger.rows if 0 < row.norm < np.inf])
+        return f"{clipping} by value {cut}, and leaves {left:.0%} of the norm"
+    if _adapts(ledger) or ledger.algorithm == "own":
+        return f"{clipping} {cut}"
+    if not ledger.clipped:
+        return f"{clipping} is a no-op: none of {steps} was cut, the largest norm is {largest:.3g}"
+    if share <= SAFETY_NET:
+        return f"{clipping} is a safety net: it {cut}"
+    if share <= OFTEN:
+        return f"{clipping} is a frequent brake: it {cut}"
+    return f"{clipping} is the true learning-rate control: it {cut}"
+
+
+def _facts(ledger: ClippingLedger) -> str:
+    norms = ledger.finite_norms()
+    median, high = np.median(norms), np.quantile(norms, 0.99)
+    facts = f"median norm {median:.3g}, 99% below {high:.3g}"
+    if ledger.nonfinite and not _broken(ledger):
+        facts += f", {ledger.nonfinite:,} not finite"
+    causes = [f"{group} ({share:.0%})" for group, share in ledger.causes()[:2] if share >= 0.1]
+    return f"{facts}; mostly from {' and '.join(causes)}" if causes else facts
+
+
+def _suggestion(ledger: ClippingLedger) -> str:
+    value = f"gradient_clip_val {clip_value(ledger):.2g} would cut 1 in 20"
+    if _broken(ledger):
+        remedy = "a lower learning rate" if ledger.algorithm else "gradient_clip_val 1, or less"
+        return f"start again with {remedy}"
+    if ledger.algorithm == "value":
+        return f"by value the gradient's direction changes: by norm {value}"
+    if ledger.algorithm == "own" or _adapts(ledger):
+        return ""  # the threshold is not the reader's to set
+    if ledger.algorithm == "norm" and 0 < ledger.clipped_share <= SAFETY_NET:
+        return "keep it"
+    return value
