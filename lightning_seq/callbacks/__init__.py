@@ -5,6 +5,7 @@ from lightning_seq.callbacks.attention import AttentionLogger
 from lightning_seq.callbacks.gradient_clipping import GradientClippingMonitor
 from lightning_seq.callbacks.last_checkpoint import LastCheckpoint
 from lightning_seq.callbacks.progress import ProgressBar
+from lightning_seq.callbacks.recurrent_state import RecurrentStateMonitor
 from lightning_seq.callbacks.samples import SampleLogger
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "GradientClippingMonitor",
     "LastCheckpoint",
     "ProgressBar",
+    "RecurrentStateMonitor",
     "SampleLogger",
     "ZClip",
 ]

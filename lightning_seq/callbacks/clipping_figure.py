@@ -50,12 +50,13 @@ def _draw_distribution(axes: "Axes", ledger: ClippingLedger) -> None:
     low, high = norms.min(), norms.max()
     bins = np.geomspace(low * 0.95, high * 1.05, 41)
     parts, colors, names = [norms[~cut], norms[cut]], [_LET_THROUGH, _CUT], ["let through", "clipped"]
-    axes.hist(parts, bins=bins, stacked=True, color=colors, label=names)  # type: ignore[arg-type]
+    count = 1 if ledger.algorithm is None else 2
+    axes.hist(parts[:count], bins, stacked=True, color=colors[:count], label=names[:count])  # type: ignore[arg-type]
     axes.set_xscale("log")
     if (threshold := _fixed_threshold(ledger)) is not None:
         axes.axvline(threshold, color=_LINE, linestyle="--", label=f"threshold {threshold:.3g}")
     axes.set_xlabel("norm of the gradient before clipping (log)")
-    axes.set_ylabel(f"steps, of the last {len(rows):,}")
+    axes.set_ylabel(f"steps, of {len(rows):,}")
     _plain_ticks(axes.xaxis)
     axes.legend(fontsize=8, loc="upper right")
 
@@ -64,14 +65,18 @@ def _draw_time(axes: "Axes", ledger: ClippingLedger) -> None:
     rows = list(ledger.rows)
     steps = np.arange(ledger.steps - len(rows) + 1, ledger.steps + 1)
     before, after, threshold = np.array(rows).T
-    axes.plot(steps, before, ".", markersize=3, color=_CUT, label="before clipping")
-    axes.plot(steps, after, ".", markersize=3, color=_LET_THROUGH, label="as the optimizer got it")
+    if ledger.algorithm is None:
+        axes.plot(steps, after, ".", markersize=3, color=_LET_THROUGH, label="as the optimizer got it")
+    else:
+        axes.plot(steps, before, ".", markersize=3, color=_CUT, label="before clipping")
+        axes.plot(steps, after, ".", markersize=3, color=_LET_THROUGH, label="as the optimizer got it")
     if ledger.algorithm != "value" and np.isfinite(threshold).any():
         axes.plot(steps, threshold, "--", linewidth=1, color=_LINE, label=f"threshold {limit(ledger)}")
-    for step in steps[~np.isfinite(before)]:
-        axes.axvline(step, color=_BROKEN, linewidth=0.8)
-    if ledger.nonfinite:
-        axes.plot([], [], color=_BROKEN, label=f"not finite ({ledger.nonfinite:,})")
+    broken = steps[~np.isfinite(before)]
+    if len(broken):
+        top = axes.get_xaxis_transform()
+        name = f"not finite, {ledger.nonfinite:,} steps"
+        axes.plot(broken, np.full(len(broken), 0.97), "|", color=_BROKEN, transform=top, label=name)
     axes.set_yscale("log")
     _plain_ticks(axes.yaxis)
     axes.set_xlabel("optimizer step")
@@ -105,6 +110,6 @@ def _plain_ticks(axis: "Axis") -> None:
 
     low, high = axis.get_view_interval()
     narrow = high < 30 * low
-    axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7) if narrow else (1,), numticks=8))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7) if narrow else (1,), numticks=7))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value < 1e4 else f"{value:.0e}"))
     axis.set_minor_formatter(NullFormatter())
