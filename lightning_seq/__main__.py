@@ -60,7 +60,8 @@ def _modules() -> list[ModuleType]:
 
 
 def _parser(by_name: dict[str, ModuleType]) -> ArgumentParser:
-    lines = [f"  {name:10s} {module.COMMANDS[name]}" for name, module in by_name.items()]
+    width = max(map(len, by_name))
+    lines = [f"  {name:{width}s} {module.COMMANDS[name]}" for name, module in by_name.items()]
     parser = ArgumentParser(
         prog="lightning-seq",
         usage="lightning-seq [--version] COMMAND ...",

@@ -7,6 +7,7 @@ from lightning_seq.callbacks.last_checkpoint import LastCheckpoint
 from lightning_seq.callbacks.progress import ProgressBar
 from lightning_seq.callbacks.recurrent_state import RecurrentStateMonitor
 from lightning_seq.callbacks.samples import SampleLogger
+from lightning_seq.callbacks.time_gradient import TimeGradientMonitor
 
 __all__ = [
     "AttentionLogger",
@@ -16,5 +17,6 @@ __all__ = [
     "ProgressBar",
     "RecurrentStateMonitor",
     "SampleLogger",
+    "TimeGradientMonitor",
     "ZClip",
 ]

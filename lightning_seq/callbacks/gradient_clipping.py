@@ -12,6 +12,7 @@ from lightning_seq.callbacks.clipping_figure import draw_clipping
 from lightning_seq.callbacks.clipping_ledger import ClippingLedger, Row
 from lightning_seq.callbacks.gradient_groups import GroupBy, check_group_by, group_names, sums_by_group
 from lightning_seq.callbacks.gradient_seam import GradientSeam, GradientStep
+from lightning_seq.callbacks.step_log import log_at_step
 from lightning_seq.callbacks.update_sizes import UpdateSizes
 from lightning_seq.errors import InputError
 from lightning_seq.figures import log_figure
@@ -145,12 +146,8 @@ class GradientClippingMonitor(Callback):
         self._send(metrics, trainer)
 
     def _send(self, metrics: dict[str, float], trainer: Trainer) -> None:
-        """Logs as Lightning's own monitors do, past the module: `self.log` costs half a millisecond a key."""
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped
-        self.history.append({"step": step, **metrics})
-        trainer.callback_metrics.update({key: torch.tensor(value) for key, value in metrics.items()})
-        for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=step)
+        self.history.append({"step": trainer.fit_loop.epoch_loop._batches_that_stepped, **metrics})
+        log_at_step(trainer, metrics)
 
     def _update_ratios(self, updates: UpdateSizes, trainer: Trainer) -> dict[str, float]:
         squares = updates.squares()  # (parameters, 2)

@@ -2,15 +2,15 @@
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_seq.callbacks.probe import inputs_of, undisturbed
 from lightning_seq.callbacks.recurrent_state_figure import draw_recurrent_states
+from lightning_seq.callbacks.step_log import log_at_step
 from lightning_seq.errors import InputError
-from lightning_seq.figures import forgiving, log_figure
+from lightning_seq.figures import log_figure
 from lightning_seq.networks.recurrent_measures import summarize
 from lightning_seq.networks.recurrent_states import recurrent_states
 
@@ -146,17 +146,8 @@ class RecurrentStateMonitor(Callback):
         if trainer.global_step // self.every_n_steps <= last // self.every_n_steps:
             return
         if numbers := self._look(trainer, pl_module):
-            self._log_step(trainer, numbers)
+            log_at_step(trainer, numbers)
             self._draw(trainer, 2 * self._drawn)
-
-    def _log_step(self, trainer: Trainer, numbers: dict[str, float]) -> None:
-        """Logs once and at this step: log_dict skips some steps, and repeats its numbers at later ones."""
-        if not trainer.is_global_zero:
-            return
-        trainer.callback_metrics.update({key: torch.tensor(value) for key, value in numbers.items()})
-        for logger in trainer.loggers:
-            with forgiving(logger, "numbers of recurrent layers"):
-                logger.log_metrics(numbers, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws what was not drawn yet."""
