@@ -9,8 +9,8 @@ from lightning_seq.figures import forgiving
 def log_at_step(trainer: Trainer, numbers: dict[str, float]) -> None:
     """Logs numbers once, at this training step, from within ``on_train_batch_end``.
 
-    As Lightning's own monitors do, past the module: its ``log`` costs half a millisecond a number, keeps to log
-    steps, and repeats at each the last that it was given.
+    As Lightning's own monitors do, past the module: its ``log`` costs half a millisecond a number, keeps to
+    log steps, and repeats at each the last that it was given.
     """
     trainer.callback_metrics.update({key: torch.tensor(value) for key, value in numbers.items()})
     if not trainer.is_global_zero:

@@ -122,10 +122,11 @@ class TimeGradientMonitor(Callback):
         step = trainer.global_step
         if self.every_n_steps is None or step % self.every_n_steps or not step:
             return
-        if not self.history or self.history[-1]["step"] != step:  # else it accumulates
-            if found := self._measure(trainer, pl_module):
-                log_at_step(trainer, _metrics(found))
-                self._draw_in_time(trainer)
+        if self.history and self.history[-1]["step"] == step:  # it accumulates
+            return
+        if found := self._measure(trainer, pl_module):
+            log_at_step(trainer, _metrics(found))
+            self._draw_in_time(trainer)
 
     def _draw_in_time(self, trainer: Trainer) -> None:
         if len(self.history) >= 2 * self._drawn:  # each has all that was in the last, and costs ten probes
