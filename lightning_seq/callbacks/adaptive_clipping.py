@@ -132,13 +132,13 @@ class ZClip(AdaptiveClipping):
         super().__init__()
         if not 0 < alpha < 1:
             raise InputError(f"ZClip got alpha={alpha}, expected between 0 and 1")
-        if z <= 0:
+        if not z > 0:
             raise InputError(f"ZClip got z={z}, expected above 0")
         if warmup_steps < 2:
             raise InputError(
                 f"ZClip got warmup_steps={warmup_steps}, expected at least 2: a variance takes two"
             )
-        if max_norm is not None and max_norm <= 0:
+        if max_norm is not None and not max_norm > 0:
             raise InputError(f"ZClip got max_norm={max_norm}, expected above 0 or None")
         self.alpha, self.z, self.warmup_steps, self.max_norm = alpha, z, warmup_steps, max_norm
         self._statistics = torch.zeros(3)  # finite norms so far, their mean, their variance
@@ -152,7 +152,7 @@ class ZClip(AdaptiveClipping):
         warm = count >= self.warmup_steps
         outlier = warm & (score > self.z)
         kept = torch.where(outlier, mean + self.z**2 / score * deviation, norm)
-        self._learn(kept, warm)
+        self._learn(kept.where(norm.isfinite(), norm), warm)
         return torch.where(outlier, kept, most).minimum(most)
 
     def _learn(self, norm: Tensor, warm: Tensor) -> None:

@@ -27,8 +27,15 @@ class Advice(NamedTuple):
 def advise(ledger: ClippingLedger) -> Advice | None:
     """Returns what to make of the steps so far; None where no norm was seen."""
     norms = ledger.finite_norms()
+    if not len(norms) and ledger.nonfinite:
+        exploded = f"none of the {ledger.steps:,} gradients was finite"
+        return Advice(exploded, "", "start again with a lower learning rate, and look at the first loss")
     if not len(norms):
         return None
+    if not norms.any():
+        return Advice(
+            f"the gradients of all {ledger.steps:,} steps are 0", "", "nothing learns from this loss"
+        )
     return Advice(_role(ledger, norms.max()), _facts(ledger), _suggestion(ledger))
 
 
@@ -42,7 +49,13 @@ def limit(ledger: ClippingLedger) -> str:
         return "a threshold that follows the norms"
     low, high = found.min(), found.max()
     sign = "±" if ledger.algorithm == "value" else ""
-    return f"{low:.2g} to {high:.2g}" if _adapts(ledger) else f"{sign}{high:.3g}"
+    return f"{number(low, 2)} to {number(high, 2)}" if _adapts(ledger) else f"{sign}{high:g}"
+
+
+def number(value: float, digits: int = 3) -> str:
+    """``value`` to so many digits, written out: 4300 and not 4.3e+03."""
+    rounded = float(f"{value:.{digits}g}")
+    return f"{rounded:.0f}" if 1000 <= rounded < 1e7 else f"{rounded:g}"
 
 
 def clip_value(ledger: ClippingLedger) -> float:
@@ -52,7 +65,8 @@ def clip_value(ledger: ClippingLedger) -> float:
 
 
 def _broken(ledger: ClippingLedger) -> bool:
-    return ledger.nonfinite >= BROKEN * ledger.steps
+    later = list(ledger.rows)[len(ledger.rows) // 2 :]  # a loss scaler skips some of the first steps
+    return sum(not np.isfinite(row.norm) for row in later) >= BROKEN * len(later)
 
 
 def _adapts(ledger: ClippingLedger) -> bool:
@@ -63,10 +77,11 @@ def _adapts(ledger: ClippingLedger) -> bool:
 def _role(ledger: ClippingLedger, largest: float) -> str:
     share, steps = ledger.clipped_share, f"{ledger.steps:,} steps"
     if _broken(ledger):
-        norms = f"norms reached {largest:.3g}, then {ledger.nonfinite:,} of {steps} were not finite"
+        norms = f"norms reached {number(largest)}, then {ledger.nonfinite:,} of {steps} were not finite"
         return f"the gradients exploded: {norms}"
     if ledger.algorithm is None:
-        return f"gradients are not clipped ({steps})"
+        unseen = "no clipping was seen, by hand with torch it would not be" if ledger.manual else ""
+        return f"{unseen or 'gradients are not clipped'} ({steps})"
     clipping, cut = f"clipping at {limit(ledger)}", f"cuts {share:.1%} of {steps}"
     if ledger.algorithm == "value":
         left = np.mean([row.norm_clipped / row.norm for row in ledger.rows if 0 < row.norm < np.inf])
@@ -74,7 +89,7 @@ def _role(ledger: ClippingLedger, largest: float) -> str:
     if _adapts(ledger) or ledger.algorithm == "own":
         return f"{clipping} {cut}"
     if not ledger.clipped:
-        return f"{clipping} is a no-op: none of {steps} was cut, the largest norm is {largest:.3g}"
+        return f"{clipping} is a no-op: none of {steps} was cut, the largest norm is {number(largest)}"
     if share <= SAFETY_NET:
         return f"{clipping} is a safety net: it {cut}"
     if share <= OFTEN:
@@ -85,7 +100,7 @@ def _role(ledger: ClippingLedger, largest: float) -> str:
 def _facts(ledger: ClippingLedger) -> str:
     norms = ledger.finite_norms()
     median, high = np.median(norms), np.quantile(norms, 0.99)
-    facts = f"median norm {median:.3g}, 99% below {high:.3g}"
+    facts = f"median norm {number(median)}, 99% below {number(high)}"
     if ledger.nonfinite and not _broken(ledger):
         facts += f", {ledger.nonfinite:,} not finite"
     causes = [f"{group} ({share:.0%})" for group, share in ledger.causes()[:2] if share >= 0.1]
@@ -93,7 +108,7 @@ def _facts(ledger: ClippingLedger) -> str:
 
 
 def _suggestion(ledger: ClippingLedger) -> str:
-    value = f"gradient_clip_val {clip_value(ledger):.2g} would cut 1 in 20"
+    value = f"gradient_clip_val {number(clip_value(ledger), 2)} would cut 1 in 20"
     if _broken(ledger):
         remedy = "a lower learning rate" if ledger.algorithm else "gradient_clip_val 1, or less"
         return f"start again with {remedy}"

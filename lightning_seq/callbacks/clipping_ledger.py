@@ -39,6 +39,7 @@ class ClippingLedger:
     def __init__(self) -> None:
         self.steps = self.clipped = self.nonfinite = 0
         self.algorithm: str | None = None
+        self.manual = False  # whether the module optimizes by itself, and may clip out of sight
         self.rows: deque[Row] = deque(maxlen=KEPT)
         self._shares: dict[
             str, list[float]

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_seq.callbacks.clipping_advice import advise, limit
-from lightning_seq.callbacks.clipping_figure import draw_clipping
+from lightning_seq.callbacks.clipping_figure import draw_clipping, drawable
 from lightning_seq.callbacks.clipping_ledger import ClippingLedger, Row
 from lightning_seq.callbacks.gradient_groups import GroupBy, check_group_by, group_names, sums_by_group
 from lightning_seq.callbacks.gradient_seam import GradientSeam, GradientStep
@@ -37,7 +37,7 @@ class GradientClippingMonitor(Callback):
     - `grad/nonfinite_steps`: how many gradients held a NaN or an infinity, so far;
     - `grad/norm/GROUP`: the norm before clipping of a group of parameters, such as a layer;
     - `grad/update_ratio` and `grad/update_ratio/GROUP`: how far the step moved the weights, over their size;
-      of large parameters on a sample, within about 1%. About 0.001 is usual.
+      of large parameters on a sample of 8,192 elements. About 0.001 is usual.
 
     Without clipping the keys that speak of it are left out; with several optimizers the keys of each begin
     with `grad/optimizer0` and so on. `grad/clipping` is a picture of all of it, logged with the advice.
@@ -68,9 +68,16 @@ class GradientClippingMonitor(Callback):
         self._seam: GradientSeam | None = None
         self._groups: dict[int, str] = {}
         self._pending: list[GradientStep] = []
+        self._last: dict[int, tuple[Row, dict[str, float]]] = {}  # read, and not logged yet
         self._updates: dict[int, UpdateSizes] = {}
         self._trainer: Trainer | None = None
         self._warned = self._advised = False
+        self._advised_at = 0
+
+    @property
+    def state_key(self) -> str:
+        """One for each way of grouping: a trainer may have several of these."""
+        return self._generate_state_key(group_by=getattr(self.group_by, "__qualname__", self.group_by))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Opens the seam."""
@@ -88,6 +95,8 @@ class GradientClippingMonitor(Callback):
         self._groups = group_names(pl_module, self.group_by)
         missing = len(trainer.optimizers) - len(self.ledgers)
         self.ledgers += [ClippingLedger() for _ in range(missing)]
+        for ledger in self.ledgers:
+            ledger.manual = not pl_module.automatic_optimization
 
     def _see(self, step: GradientStep) -> None:
         """Takes note, and reads nothing: that would wait for the device."""
@@ -100,9 +109,11 @@ class GradientClippingMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Logs at log steps."""
+        if trainer.fit_loop._should_accumulate():
+            return  # the step is yet to come
         if engine := getattr(trainer.strategy, "deepspeed_engine", None):
             self._log_norm_of(engine, trainer)
-        elif self._pending and _is_log_step(trainer):
+        elif (self._pending or self._last) and _is_log_step(trainer):
             self._log(trainer)
             self._advise_in_time(trainer)
         elif len(self._pending) >= _MOST_PENDING:
@@ -111,7 +122,8 @@ class GradientClippingMonitor(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gives the last advice."""
         self._read()
-        self._advise(trainer)
+        if self._advised_at != self.ledgers[0].steps:
+            self._advise(trainer)
 
     # -- reading and logging ---------------------------------------------------------------------------
 
@@ -119,10 +131,9 @@ class GradientClippingMonitor(Callback):
         assert self._trainer is not None
         return next(i for i, each in enumerate(self._trainer.optimizers) if each is step.optimizer)
 
-    def _read(self) -> dict[int, tuple[Row, dict[str, float]]]:
-        """Enters what is pending into the ledgers; returns each optimizer's last row and squares by group."""
+    def _read(self) -> None:
+        """Enters what is pending into the ledgers, and keeps each optimizer's last row and squares."""
         pending, self._pending = self._pending, []
-        last = {}
         for step, values in zip(pending, _numbers(pending), strict=True):
             index = self._index(step)
             row = Row(*values[:3])
@@ -130,13 +141,14 @@ class GradientClippingMonitor(Callback):
             squares = sums_by_group(names, (value**2 for value in values[3:])) if self._groups else {}
             self.ledgers[index].algorithm = step.algorithm
             self.ledgers[index].add(row, squares)
-            last[index] = row, squares
-        return last
+            self._last[index] = row, squares
 
     def _log(self, trainer: Trainer) -> None:
         metrics: dict[str, float] = {}
         several = len(trainer.optimizers) > 1
-        for index, (row, squares) in self._read().items():
+        self._read()
+        last, self._last = self._last, {}
+        for index, (row, squares) in last.items():
             found = _metrics(row, squares, self.ledgers[index])
             if index in self._updates:
                 found |= self._update_ratios(self._updates.pop(index), trainer)
@@ -168,8 +180,12 @@ class GradientClippingMonitor(Callback):
         """Takes DeepSpeed's word: its gradients are out of sight."""
         norm = engine.get_global_grad_norm()
         if norm is not None and _is_log_step(trainer):
-            self.ledgers[0].add(Row(float(norm), float(norm), math.nan), {})
-            self._send({"grad/norm": float(norm)}, trainer)
+            ledger, limit = self.ledgers[0], trainer.gradient_clip_val  # which Lightning hands to the engine
+            ledger.algorithm = "norm" if limit else None
+            row = Row(float(norm), min(float(norm), limit or math.inf), float(limit or math.nan))
+            ledger.add(row, {})
+            metrics = _metrics(row, {}, ledger)
+            self._send({f"grad/{key}": value for key, value in metrics.items()}, trainer)
 
     # -- advice ----------------------------------------------------------------------------------------
 
@@ -195,8 +211,9 @@ class GradientClippingMonitor(Callback):
     def _advise(self, trainer: Trainer) -> None:
         if not any(ledger.rows for ledger in self.ledgers):
             return
+        self._advised_at = self.ledgers[0].steps
         rank_zero_info(f"GradientClippingMonitor: {self.advice()}")
-        if trainer.is_global_zero and trainer.loggers:
+        if trainer.is_global_zero and trainer.loggers and any(map(drawable, self.ledgers)):
             figure = self.figure()
             for logger in trainer.loggers:
                 log_figure(logger, "grad/clipping", figure, trainer.global_step)
@@ -209,7 +226,7 @@ class GradientClippingMonitor(Callback):
             return "no gradient norm was seen"
         end = f"gradient norm {ledger.rows[-1].norm:.3g} at the end"
         if ledger.algorithm is None:
-            return f"{end}, no clipping in {ledger.steps:,} steps"
+            return f"{end}, no clipping{' seen' if ledger.manual else ''} in {ledger.steps:,} steps"
         return f"{end}, {ledger.clipped_share:.0%} of {ledger.steps:,} steps clipped at {limit(ledger)}"
 
     # -- the end, and checkpoints ----------------------------------------------------------------------
@@ -227,6 +244,7 @@ class GradientClippingMonitor(Callback):
             self._read()
             self._seam.leave(self._see)
             self._seam = self._trainer = None
+            self._last.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """The ledgers."""

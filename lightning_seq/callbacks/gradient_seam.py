@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
+from torch.amp.grad_scaler import OptState
 from torch.nn import Parameter
 from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import Optimizer
@@ -102,6 +103,7 @@ class GradientSeam:
     def _around(self, model: Any, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
         clip = self._originals["_clip_gradients"]
         if model.automatic_optimization:
+            earlier = self._by_hand.pop(id(optimizer), None)  # clipped in a hook of the module
             measured = self._step = self._measure(optimizer)
             self._own_way = is_overridden("configure_gradient_clipping", model)
             try:
@@ -110,6 +112,9 @@ class GradientSeam:
                 self._step = None
             if measured is not None:
                 self._finish(measured)
+            if measured is not None and earlier is not None:
+                earlier.step.norm_clipped = measured.step.norm_clipped
+                measured = earlier
         else:
             measured = self._by_hand.pop(id(optimizer), None) or self._measure(optimizer)
             clip(model, optimizer, *args, **kwargs)
@@ -125,8 +130,8 @@ class GradientSeam:
             step.algorithm = step.algorithm or "own"
         elif self._policy is not None:
             step.algorithm, step.threshold = "norm", self._policy(step.norm)
-            coefficient = (step.threshold / (step.norm + 1e-6)).clamp(max=1.0)
-            coefficient = coefficient.where(step.norm.isfinite(), 1.0)  # nothing mends what is not finite
+            cut = (step.norm > step.threshold) & step.norm.isfinite()  # nothing mends what is not finite
+            coefficient = (step.threshold / (step.norm + 1e-6)).where(cut, 1.0)
             _scale(step.parameters, coefficient)
             step.norm_clipped = step.norm * coefficient
 
@@ -171,7 +176,9 @@ class GradientSeam:
         total = torch.linalg.vector_norm(norms)
         scaler = getattr(self._plugin, "scaler", None)
         # in half precision a fused optimizer unscales in its step; what is clipped by hand is still scaled
-        scaled = by_hand or getattr(optimizer, "_step_supports_amp_scaling", False)
+        scaled = getattr(optimizer, "_step_supports_amp_scaling", False) or (
+            by_hand and not _unscaled(scaler, optimizer)
+        )
         scale = None if scaler is None or not scaled else scaler._get_scale_async()
         each, norm = (
             _whole(x).float() if scale is None else _whole(x).float() / scale for x in (norms, total)
@@ -186,16 +193,28 @@ class _Measured:
     scale: Tensor | None  # of a loss in half precision, where gradients still have it
 
 
+def _unscaled(scaler: Any, optimizer: Optimizer) -> bool:
+    """Whether a loss scaler has unscaled the gradients already, as before the module's last hook."""
+    state = {} if scaler is None else scaler._per_optimizer_states.get(id(optimizer), {})
+    return "stage" in state and state["stage"] is not OptState.READY
+
+
 def _norms(parameters: list[Parameter]) -> tuple[list[Parameter], Tensor]:
     """Returns the parameters in the order that torch takes norms in, and the norms of their gradients."""
-    gradients = [parameter.grad for parameter in parameters]
+    gradients: list[Any] = [parameter.grad for parameter in parameters]
+    gradients = [g.coalesce().values() if g.is_sparse else g for g in gradients]
     groups: Any = _group_tensors_by_device_and_dtype([gradients], with_indices=True)
     norms: list[Tensor] = []
     order: list[int] = []
+    meshes = {getattr(gradient, "device_mesh", None) for gradient in gradients}
     for (each,), indices in groups.values():
-        norms.extend(torch._foreach_norm(each))
-        order.extend(indices)
-    device = norms[0].device if len(groups) == 1 else gradients[0].device  # type: ignore[union-attr]
+        for mesh in meshes:  # more than one where some are spread over ranks, and others not, or otherwise
+            of = [i for i, gradient in enumerate(each) if getattr(gradient, "device_mesh", None) == mesh]
+            if of:
+                found = torch._foreach_norm([each[i] for i in of])
+                norms.extend(found if len(meshes) == 1 else map(_whole, found))
+                order.extend(indices[i] for i in of)
+    device = norms[0].device if len(groups) == 1 else gradients[0].device
     return [parameters[i] for i in order], torch.stack([norm.to(device) for norm in norms])
 
 

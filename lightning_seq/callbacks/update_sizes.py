@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 SAMPLED = 8192
-"""Elements of a parameter that are looked at: all of most, some of large ones, within about 1%."""
+"""Elements that are looked at in a larger parameter: within about 1%, if all of it moves alike."""
 
 
 class UpdateSizes:
@@ -67,4 +67,5 @@ def _copies(parameter: Any, ranks: int) -> int:
     if not hasattr(parameter, "placements"):
         return ranks
     mesh = parameter.device_mesh
-    return math.prod(mesh.size(i) for i, each in enumerate(parameter.placements) if each.is_replicate())
+    same: int = math.prod(mesh.size(i) for i, each in enumerate(parameter.placements) if each.is_replicate())
+    return same * (ranks // int(mesh.size()))
