@@ -3,11 +3,14 @@
 import os
 from collections.abc import Callable
 
+import hypothesis
 import pytest
 import torch
 from lightning.pytorch import Trainer
 
 os.environ.setdefault("WANDB_MODE", "offline")
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 torch.set_num_threads(1)  # tests' networks are tiny: a second thread is waited for longer than it helps
 
 

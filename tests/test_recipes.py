@@ -1,13 +1,17 @@
 """Every recipe: readable, and two steps of it run."""
 
+import json
+import math
 import re
 import shlex
 
 import pytest
 import yaml
 
+import lightning_seq
 from lightning_seq import recipes
 from lightning_seq.__main__ import main
+from lightning_seq.callbacks import GradientClippingMonitor
 
 NAMES = recipes.names()
 
@@ -61,3 +65,44 @@ def test_the_quickstart_family_differs_in_the_model_alone():
             assert recipe["data"]["init_args"][key] == base["data"]["init_args"][key], name
         assert recipe["trainer"]["max_steps"] == base["trainer"]["max_steps"], name
         assert recipe["seed_everything"] == base["seed_everything"]
+
+
+def read(name):
+    return yaml.safe_load(recipes.find(name).read_text(encoding="utf-8"))
+
+
+def test_the_explosion_and_its_cure_differ_in_clipping_alone():
+    unclipped, clipped = read("explode_rnn"), read("explode_rnn_clipped")
+    assert clipped["trainer"].pop("gradient_clip_val") == 1.0
+    assert unclipped == clipped
+
+
+@pytest.mark.slow
+def test_without_clipping_the_gradients_explode_and_with_it_training_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ledgers, losses = {}, {}
+    for name in ("explode_rnn", "explode_rnn_clipped"):
+        trainer, model, data = lightning_seq.from_recipe(name, trainer={"enable_progress_bar": False})
+        trainer.fit(model, data)
+        (monitor,) = [c for c in trainer.callbacks if isinstance(c, GradientClippingMonitor)]
+        ledgers[name], losses[name] = monitor.ledgers[0], float(trainer.callback_metrics["val_loss"])
+        assert monitor.advice().startswith(
+            "the gradients exploded" if name == "explode_rnn" else "clipping at 1 is a"
+        )
+    assert math.isnan(losses["explode_rnn"])
+    assert losses["explode_rnn_clipped"] < 2.9
+    largest = max(row.norm for row in ledgers["explode_rnn"].rows if math.isfinite(row.norm))
+    assert largest > 100
+    assert ledgers["explode_rnn"].nonfinite > 100
+    assert ledgers["explode_rnn_clipped"].nonfinite == 0
+    assert 0.02 < ledgers["explode_rnn_clipped"].clipped_share < 0.5
+
+
+@pytest.mark.slow
+def test_the_trio_draws_one_picture_with_the_decay_of_each_family(tmp_path, capsys):
+    names = ["vanish_rnn", "vanish_lstm", "vanish_transformer"]
+    assert main(["time-gradient", *names, "--output", str(tmp_path / "trio.png"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    decays = [each["decay_per_step"] for each in found["models"]]
+    assert decays == pytest.approx([0.45, 0.98, 1.0], abs=0.03)
+    assert (tmp_path / "trio.png").stat().st_size > 10_000
