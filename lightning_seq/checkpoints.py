@@ -60,8 +60,8 @@ def load(path: str | Path, trust: bool = False) -> Any:
             program has imported already needs no trust.
 
     Raises:
-        InputError: The file is no whole checkpoint, does not name its class, or names one that is not
-            trusted.
+        InputError: The file is no whole checkpoint, does not name its class, names one that is not
+            trusted, or one that did not save its hyperparameters.
     """
     entry = read(path).get(KEY)
     if entry is None:
@@ -69,7 +69,16 @@ def load(path: str | Path, trust: bool = False) -> Any:
             f"{path} does not say which class wrote it: use TheClass.load_from_checkpoint({str(path)!r})"
         )
     cls = _import_class(entry["class_path"], trust)
-    return cls.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
+    try:
+        return cls.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
+    except TypeError as error:
+        if "required" not in str(error):
+            raise
+        name = cls.__name__
+        raise InputError(
+            f"{path} does not hold what {name} was built with ({error}): call self.save_hyperparameters() in "
+            f"{name}.__init__ and train anew, or give it here: {name}.load_from_checkpoint(path, ...)"
+        ) from error
 
 
 def _import_class(path: str, trust: bool) -> Any:

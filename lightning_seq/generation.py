@@ -80,6 +80,10 @@ def stream(
         seed: Makes the draw repeatable; the global random state is never touched.
     """
     check_sampling(temperature, top_k, top_p)
+    if max_new_tokens < 0:
+        raise InputError(f"max_new_tokens is {max_new_tokens}: give 0 or more")
+    if seed is not None and not 0 <= seed < 2**64:
+        raise InputError(f"seed is {seed}: give a whole number from 0 to {2**64 - 1}")
     if tokens.size(1) == 0:
         raise InputError("the prompt has no token: give at least one")
     generator = torch.Generator(tokens.device)

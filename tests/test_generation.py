@@ -114,11 +114,14 @@ def test_only_allowed_tokens_are_drawn(values, top_k, top_p):
         ({"top_k": 0}, "top_k is 0"),
         ({"top_p": 0.0}, "top_p is 0.0"),
         ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"max_new_tokens": -1}, "max_new_tokens is -1: give 0 or more"),
+        ({"seed": 2**70}, f"seed is {2**70}: give a whole number from 0 to {2**64 - 1}"),
+        ({"seed": -1}, "seed is -1: give a whole number from 0"),
     ],
 )
 def test_settings_without_meaning_are_refused(setting, message):
     with pytest.raises(InputError, match=message):
-        generate(Bigram(), torch.zeros(1, 1, dtype=torch.long), 1, **setting)
+        generate(Bigram(), torch.zeros(1, 1, dtype=torch.long), **{"max_new_tokens": 1, **setting})
 
 
 def test_an_empty_prompt_is_refused():

@@ -3,6 +3,7 @@
 import json
 import logging
 import signal
+import sys
 import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from lightning_seq.cli import usage
 from lightning_seq.cli.sequence_cli import SequenceCLI
@@ -30,10 +32,21 @@ def run(argv: list[str]) -> None:
     except SystemExit as stop:  # how Lightning ends a training at Ctrl-C
         raise KeyboardInterrupt if isinstance(stop.__context__, KeyboardInterrupt) else stop from None
     except Exception as error:
+        _leave_progress_bars()
         explained = _explained(error)
         if explained is error:
             raise
         raise explained from error
+
+
+def _leave_progress_bars() -> None:
+    """Lets what is said next begin on a line of its own."""
+    bars = list(getattr(tqdm, "_instances", ()))
+    for bar in bars:
+        bar.close()
+    if bars:
+        sys.stdout.flush()
+        print(file=sys.stderr)
 
 
 def _explained(error: Exception) -> Exception:
@@ -48,6 +61,11 @@ def _explained(error: Exception) -> Exception:
         return InputError(
             f"the checkpoint's weights do not fit the model as configured ({details[0].strip()}): leave out "
             "the options that change its shape"
+        )
+    if isinstance(error, ValueError) and "loaded state dict" in line:
+        return InputError(
+            f"the checkpoint's optimizer had other parameters than this model ({line}): leave out the "
+            "options that change the model or its optimizer, or start anew without --ckpt_path"
         )
     return error
 

@@ -1,5 +1,6 @@
 """What ``lightning-seq evaluate`` does: a checkpoint, a text, a protocol, and the figures."""
 
+import math
 import time
 from argparse import Namespace
 from typing import Any
@@ -64,14 +65,20 @@ def evaluate(options: Namespace, data_words: list[str]) -> dict[str, Any]:
         "unknown": text.unknown,
         "unknown_token": text.unknown_token,
         "unknown_written": text.written,
-        **measures(_total(losses), len(losses), **sizes),
+        **measures(_total(losses, options.dynamic_learning_rate), len(losses), **sizes),
         "seconds": round(time.perf_counter() - start, 3),
         "device": next((str(parameter.device) for parameter in network.parameters()), "cpu"),
     }
 
 
-def _total(losses: torch.Tensor) -> float:
-    if not losses.isfinite().all():
+def _total(losses: torch.Tensor, dynamic_learning_rate: float | None) -> float:
+    finite = bool(losses.isfinite().all())
+    if not finite and dynamic_learning_rate is not None:
+        raise InputError(
+            f"some losses are not finite: dynamic_learning_rate {dynamic_learning_rate} may be "
+            "too high, lower it"
+        )
+    if not finite:
         raise InputError("some losses are not finite: the network's weights have diverged, take others")
     return float(losses.sum())
 
@@ -146,6 +153,10 @@ def _method(
         return NeuralCache(options.cache_window, **_over(defaults, given))
     if options.dynamic_learning_rate is None:
         return None
+    if not 0 < options.dynamic_learning_rate < math.inf:
+        raise InputError(
+            f"dynamic_learning_rate is {options.dynamic_learning_rate}: give one above 0, such as 1e-4"
+        )
     given = {"decay": options.dynamic_decay, "epsilon": options.dynamic_epsilon}
     settings = _over({"decay": 0.002}, given)
     nothing = MeanSquaredGradients([], 0, 0)
@@ -163,6 +174,8 @@ def _squares(
             "dynamic evaluation scales its steps by the training text: give it as --dynamic_text PATH"
         )
     most = STATISTICS_TOKENS if options.dynamic_tokens is None else options.dynamic_tokens
+    if most < 2:
+        raise InputError(f"dynamic_tokens is {most}: give 2 or more")
     ids = _text(model, data, "train", options.dynamic_text, most).ids
     lanes = max(1, min(STATISTICS_LANES, (len(ids) - 1) // protocol.context_length))
     stream = Stream(protocol.context_length, lanes)

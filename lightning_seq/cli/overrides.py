@@ -61,7 +61,8 @@ def adopt_checkpoint(config: Any, path: str, line: Iterable[str], fit: bool) -> 
         fit: Whether a training is to go on from it.
 
     Raises:
-        InputError: The checkpoint is broken, another class wrote it, or no step is left to train.
+        InputError: The checkpoint is broken, another class wrote it, no step is left to train, or
+            ``tie_weights`` is given and differs.
     """
     content = checkpoints.read(path)
     entry = content.get(checkpoints.KEY, {})
@@ -71,7 +72,10 @@ def adopt_checkpoint(config: Any, path: str, line: Iterable[str], fit: bool) -> 
         _check_steps_left(content.get("global_step", 0), config, path)
     model = config.model.get("init_args") or {}
     for name, value in content.get("hyper_parameters", {}).items():
-        if name in explicit or name not in model or name == "vocab_size" or _same(model[name], value):
+        if name not in model or name == "vocab_size" or _same(model[name], value):
+            continue
+        if name in explicit:
+            _report_difference(name, model[name], value)
             continue
         rank_zero_info(f"model.{name}: {value!r} as in the checkpoint, not {model[name]!r}")
         model[name] = _plain(value)
@@ -82,6 +86,16 @@ def adopt_checkpoint(config: Any, path: str, line: Iterable[str], fit: bool) -> 
         data["tokenizer"] = path
         if "max_vocab_size" in data:  # the checkpoint's tokenizer has its size
             data["max_vocab_size"] = None
+
+
+def _report_difference(name: str, here: Any, there: Any) -> None:
+    """Says that the line wins, as weights that fit all the same would be loaded without a word."""
+    if name == "tie_weights":
+        raise InputError(
+            f"model.tie_weights is {here} and {there} in the checkpoint, whose matrices cannot be "
+            f"{'made one' if here else 'told apart'}: leave it out"
+        )
+    rank_zero_info(f"model.{name}: {here!r} here, {there!r} in the checkpoint")
 
 
 def _given(line: Iterable[str], section: str) -> set[str]:

@@ -66,6 +66,9 @@ class SequenceCLI(LightningCLI):
             parsers = getattr(self, "_subcommand_parsers", {"": self.parser}).values()
             options = {option for each in parsers for option in each._option_string_actions}
             raise ArgumentError(None, usage.explain(error.message, options)) from error
+        config = self.config.get(self.config.get("subcommand") or "", self.config)
+        if not isinstance(seed := config.seed_everything, bool) and not 0 <= (seed or 0) < 2**32:
+            raise InputError(f"seed_everything is {seed}: give a whole number from 0 to {2**32 - 1}")
 
     def _parse_ckpt_path(self) -> None:
         """Left out: Lightning would let a checkpoint's values win over the ones given explicitly."""

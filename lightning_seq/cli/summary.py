@@ -1,5 +1,6 @@
 """What is printed at the end of a training: figures, a sample, where everything is, what to try next."""
 
+import math
 import shlex
 import textwrap
 from pathlib import Path
@@ -16,7 +17,7 @@ _Kind = TypeVar("_Kind", bound=Callback)
 
 def end_of_fit(trainer: Trainer, run_directory: Path) -> str:
     """Returns the summary of a run, at most 80 columns wide but for paths."""
-    lines = ["", "-" * WIDTH, _validation(trainer)]
+    lines = ["", "-" * WIDTH, _validation(trainer), *_divergence(trainer)]
     if clipping := _callback(trainer, GradientClippingMonitor):
         lines.append(_row("clipping", clipping.summary()))
     sample = getattr(_callback(trainer, SampleLogger), "last", None)
@@ -53,6 +54,17 @@ def _validation(trainer: Trainer) -> str:
     return _row("validation", ", ".join(figures))
 
 
+def _divergence(trainer: Trainer) -> list[str]:
+    if not _diverged(trainer):
+        return []
+    return [_row("diverged", "try a lower model.learning_rate, or trainer.gradient_clip_val 1")]
+
+
+def _diverged(trainer: Trainer) -> bool:
+    metrics = trainer.callback_metrics
+    return not all(math.isfinite(metrics[key]) for key in ("val_loss", "train_loss") if key in metrics)
+
+
 def _content(run_directory: Path) -> str:
     pictures = len(list(run_directory.rglob("figures/*.png")))
     found = [
@@ -65,10 +77,14 @@ def _content(run_directory: Path) -> str:
 
 
 def _next(trainer: Trainer, run_directory: Path) -> list[str]:
-    """Returns the command that lets the best model write, or the last where none was the best."""
+    """Returns the command that lets the best model, else the last, write; none where training diverged."""
     found = [run_directory / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
     best = next((str(path) for path in found if path.exists()), None)
-    if best is None or not callable(getattr(trainer.lightning_module, "generate", None)):
+    if (
+        best is None
+        or _diverged(trainer)
+        or not callable(getattr(trainer.lightning_module, "generate", None))
+    ):
         return []
     words = ["lightning-seq", "generate", "--prompt", "The "]
     if sampler := _callback(trainer, SampleLogger):

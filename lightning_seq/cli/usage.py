@@ -107,6 +107,26 @@ def _wrong_value(message: str, options: Iterable[str]) -> str | None:
     return " ".join(f"{found[1]} is {found[3].split(chr(10))[0]!r}, and {expected} is expected".split())
 
 
+def _wrong_for_all(message: str, options: Iterable[str]) -> str | None:
+    """A value that is of none of several types: what jsonargparse says of them is the innermost part."""
+    before, begins, tail = message.rpartition("Does not validate against any of the Union subtypes")
+    found = re.match(r"\s+Subtypes: \[(.*)\]\s+Errors:.*?Given value: ([^\n]*)", tail, re.DOTALL)
+    of_a_class = re.search("class_path|Expected a dot import path|abstract", tail)
+    if not begins or found is None or of_a_class:
+        return None
+    key = ".".join(dict.fromkeys(re.findall(r'Parser key "([\w.]+)"', before)))
+    return f"{key} is {found[2]!r}, and {_one_of(found[1])} is expected"
+
+
+def _one_of(types: str) -> str:
+    """Lists types as ``list[int], <class 'NoneType'>`` names them, the values of Literals among them."""
+    literal = r"typing\.Literal\[(.+?)\]"
+    values = [value.strip("'") for found in re.findall(literal, types) for value in found.split(", ")]
+    rest = re.sub(rf"{literal}(, )?", "", types).replace("<class 'NoneType'>", "null")
+    rest = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", rest).removesuffix(", ")
+    return ", ".join(filter(None, [*dict.fromkeys(values), rest])).replace(", null", " or null")
+
+
 def _broken_import(message: str, options: Iterable[str]) -> str | None:
     found = re.search(r"Problem with given class_path '([\w.]+)':\s+(.+)", message)
     if not found:
@@ -167,6 +187,7 @@ _RULES = (
     _unknown_option,
     _unknown_parameter,
     _wrong_value,
+    _wrong_for_all,
     _broken_import,
     _abstract,
     _unknown_class,

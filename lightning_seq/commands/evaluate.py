@@ -70,7 +70,8 @@ def _parser() -> ArgumentParser:
         "--context_length",
         type=int,
         metavar="N",
-        help="tokens in a chunk or window (default: as many as the network can)",
+        help="tokens in a chunk or window (default: as many as the network can, in a stream half as many; "
+        "128 where it has no bound)",
     )
     add("--stride", type=int, metavar="N", help="of sliding windows (default: a quarter of context_length)")
     add(

@@ -5,9 +5,9 @@ from typing import Any
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map
 
-from lightning_seq.networks.base import State, detach, has_lanes, move, reset_lanes
+from lightning_seq.networks.base import Network, State, detach, has_lanes, move, reset_lanes
 
 
 class CarriedState:
@@ -40,6 +40,11 @@ class CarriedState:
             if not has_lanes(state, lanes):
                 rank_zero_info("resume: another batch size or world size, so the carried state begins anew")
                 return initial
+            if _knows_its_state(network):
+                if not _same_shapes(state, initial):
+                    rank_zero_info("resume: another network's state, so the carried state begins anew")
+                    return initial
+                state = _in_precision_of(initial, state)
         if state is None or not (has_lanes(state, lanes) or batch["continues"].any()):
             return initial  # a new text may have another number of lanes
         # Lightning moves batches, and knows nothing of a state
@@ -72,6 +77,22 @@ class CarriedState:
         lanes = tree_map(lambda x: x[len(x) * rank // ranks : len(x) * (rank + 1) // ranks], state)
         self._states["train"] = move(lanes, module.device)
         self._restored = True
+
+
+def _knows_its_state(network: nn.Module) -> bool:
+    """Whether ``initial_state`` is more than the default, which says nothing of what a state looks like."""
+    return getattr(type(network), "initial_state", Network.initial_state) is not Network.initial_state
+
+
+def _same_shapes(state: State, initial: State) -> bool:
+    (ours, tree), (theirs, wanted) = tree_flatten(state), tree_flatten(initial)
+    return tree == wanted and all(
+        getattr(x, "shape", None) == getattr(y, "shape", None) for x, y in zip(ours, theirs, strict=True)
+    )
+
+
+def _in_precision_of(initial: State, state: State) -> State:
+    return tree_map(lambda x, y: x.to(y.dtype) if isinstance(x, Tensor) else x, state, initial)
 
 
 def _ready_and_processed(module: LightningModule) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ from lightning_seq.models.averaged_weights import put_into_checkpoint, show_mean
 from lightning_seq.models.carried_state import CarriedState
 from lightning_seq.models.compilation import Compilation
 from lightning_seq.models.randomness import StepRandomness
-from lightning_seq.models.sizes import check_sizes
+from lightning_seq.models.sizes import check_batch, check_sizes
 from lightning_seq.models.token_normalization import TokenNormalization
 from lightning_seq.models.training_log import TrainingLog
 from lightning_seq.models.unfinished_window import gradients_for_checkpoint, restore_gradients
@@ -31,6 +32,7 @@ from lightning_seq.optimization import (
     Schedule,
     build_optimizer,
     check_options,
+    check_schedule,
     set_hyperparameters,
 )
 
@@ -111,6 +113,8 @@ class LanguageModel(LightningModule):
             "patience": patience,
         }
         check_options(learning_rate, weight_decay, **self._optimizer_options)
+        given = {name: value for name, value in self._schedule_options.items() if value is not None}
+        check_schedule(given.pop("schedule"), given.pop("warmup_steps"), given)
         self.tokenizer: Tokenizer | None = None
         self._carried = CarriedState()
         self._compilation = Compilation(network, compile)
@@ -147,12 +151,13 @@ class LanguageModel(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the mean loss of the batch's targets, with the gradient of its share in the step."""
+        check_batch(self, batch)
         self._randomness.before(self.trainer)
         self._carried.begin_batch(self)
         self._normalization.begin_batch()
         output, tokens = self._run("train", batch, batch["targets"]), _count_targets(batch)
         loss = (negative_log_likelihood(output, batch["targets"]) if output.dim() == 3 else output).sum()
-        loss = loss + tokens * self.extra_loss(batch)
+        loss = loss + tokens * self._extra_loss(batch)
         self._training_log.add(loss, tokens)
         return self._normalization.loss(loss, tokens, self)
 
@@ -164,6 +169,15 @@ class LanguageModel(LightningModule):
         """
         return 0.0
 
+    def _extra_loss(self, batch: Batch) -> Tensor | float:
+        extra = self.extra_loss(batch)
+        if isinstance(extra, int | float) or (isinstance(extra, Tensor) and extra.numel() == 1):
+            return extra
+        got = f"a tensor {tuple(extra.shape)}" if isinstance(extra, Tensor) else repr(extra)
+        raise InputError(
+            f"extra_loss of {type(self).__name__} returned {got}: return one number, per token of the batch"
+        )
+
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Adds the batch to the epoch's sums."""
         self._evaluate(batch)
@@ -174,6 +188,7 @@ class LanguageModel(LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Returns the loss of every target in nats, ``(batch, time)``, NaN where nothing is scored."""
+        check_batch(self, batch)
         nll = self._negative_log_likelihood("evaluation", batch)
         return nll.masked_fill(batch["targets"] == IGNORE_INDEX, torch.nan)
 
@@ -193,6 +208,7 @@ class LanguageModel(LightningModule):
                 f"{type(self).__name__} overrides on_validation_epoch_start or on_test_epoch_start and "
                 "does not call super(): call it, it starts the sums"
             )
+        check_batch(self, batch)
         targets = batch["targets"]
         if self._evaluation.accuracy:
             logits = self._run("evaluation", batch, None)
@@ -290,6 +306,13 @@ class LanguageModel(LightningModule):
             fused=fused,
             **self._optimizer_options,
         )
+        warmup_steps, max_steps = self._schedule_options["warmup_steps"], self.trainer.max_steps
+        if 0 < max_steps < warmup_steps:
+            reached = f"{max_steps / (warmup_steps + 1):.0%} of {self.learning_rate}"
+            rank_zero_info(
+                f"warmup_steps is {warmup_steps} and trainer.max_steps {max_steps}: the learning rate only "
+                f"rises, to {reached}; lower warmup_steps, or train longer"
+            )
         schedule = LearningRateSchedule(optimizer, max_steps=self.trainer.max_steps, **self._schedule_options)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -306,6 +329,10 @@ class LanguageModel(LightningModule):
 
     def on_fit_start(self) -> None:
         """Checks that the data fits the network, and compiles that."""
+        if self.trainer.accumulate_grad_batches < 1:
+            raise InputError(
+                f"trainer.accumulate_grad_batches is {self.trainer.accumulate_grad_batches}: give 1 or more"
+            )
         check_sizes(self, self._datamodule())
         self._compilation.begin(self._datamodule())
 

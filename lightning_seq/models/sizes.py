@@ -1,8 +1,10 @@
 """Whether data and model go together."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule
+from torch import Tensor
 
 from lightning_seq.errors import InputError
 
@@ -29,6 +31,28 @@ def check_sizes(model: LightningModule, data: Any) -> None:
             f"data.{name} is {of_data} and the model's {name} is {of_model}: {less}, or build the model with "
             f"model.{name} {of_data} or more"
         )
+
+
+def check_batch(model: LightningModule, batch: Any) -> None:
+    """Refuses a batch that is no dict of ``inputs`` and ``targets``.
+
+    Args:
+        model: What is trained or scored.
+        batch: As a DataLoader gave it.
+
+    Raises:
+        InputError: It is something else.
+    """
+    got = f"a {type(batch).__name__}"
+    if isinstance(batch, Mapping):
+        missing = [name for name in ("inputs", "targets") if not isinstance(batch.get(name), Tensor)]
+        if not missing:
+            return
+        got = f"a dict of {', '.join(map(repr, batch)) or 'nothing'}, no tensor {' and '.join(missing)} in it"
+    raise InputError(
+        f"{type(model).__name__} got a batch that is {got}: a batch must be a dict of the tensors inputs and "
+        "targets, ids (batch, time) both, each target being the token after its input"
+    )
 
 
 def _otherwise(name: str) -> str:

@@ -127,7 +127,7 @@ def build_head(
     """
     if not 0 <= label_smoothing < 1:
         raise InputError(f"label_smoothing is {label_smoothing}: give a share in [0, 1)")
-    if z_loss < 0:
+    if not 0 <= z_loss < float("inf"):
         raise InputError(f"z_loss is {z_loss}: give a factor of 0 or more, such as 1e-4")
     if adaptive_cutoffs is None:
         return LinearHead(hidden_size, vocab_size, embedding, bias, label_smoothing, z_loss)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_seq.errors import InputError
-from lightning_seq.networks.base import Network, check_dropout
+from lightning_seq.networks.base import Network, check_dropout, check_sizes
 from lightning_seq.networks.feedforward import SwiGLU
 from lightning_seq.networks.heads import LinearHead
 from lightning_seq.networks.parallel_scan import linear_recurrence
@@ -97,11 +97,8 @@ class ParallelRecurrentNetwork(Network):
     ) -> None:
         super().__init__()
         check_dropout(dropout)
-        if min(embedding_dim, hidden_size, num_layers) < 1:
-            raise InputError(
-                f"embedding_dim is {embedding_dim}, hidden_size {hidden_size} and num_layers {num_layers}: "
-                "all must be at least 1"
-            )
+        check_sizes(vocab_size=vocab_size, embedding_dim=embedding_dim)
+        check_sizes(hidden_size=hidden_size, num_layers=num_layers)
         inner = -(-8 * embedding_dim // 24) * 8 if feedforward_dim is None else feedforward_dim
         if inner < 1:
             raise InputError(f"feedforward_dim is {inner}: give a width of at least 1")

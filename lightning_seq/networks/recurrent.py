@@ -94,7 +94,7 @@ class RecurrentNetwork(Network):
         check_sizes(
             0, activation_penalty=activation_penalty, temporal_activation_penalty=temporal_activation_penalty
         )
-        last = last_hidden_size or hidden_size
+        last = hidden_size if last_hidden_size is None else last_hidden_size
         check_sizes(
             vocab_size=vocab_size,
             embedding_dim=embedding_dim,

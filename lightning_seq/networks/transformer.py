@@ -131,6 +131,8 @@ class Transformer(Network):
         optional = {"feedforward_dim": feedforward_dim, "sliding_window": sliding_window}
         optional["num_key_value_heads"] = num_key_value_heads
         check_sizes(**{name: size for name, size in optional.items() if size is not None})
+        if not 0 < rope_base < float("inf"):
+            raise InputError(f"rope_base is {rope_base}: give a number above 0, such as 10000")
         check_choice("norm", norm, Norm)
         check_choice("activation", activation, Activation)
         check_choice("positions", positions, Positions)

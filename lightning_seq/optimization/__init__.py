@@ -9,7 +9,7 @@ from lightning_seq.optimization.optimizers import (
     set_hyperparameters,
 )
 from lightning_seq.optimization.parameter_groups import parameter_groups
-from lightning_seq.optimization.schedule_options import Schedule
+from lightning_seq.optimization.schedule_options import Schedule, check_schedule
 from lightning_seq.optimization.schedules import (
     LearningRateSchedule,
     learning_rate_factor,
@@ -23,6 +23,7 @@ __all__ = [
     "Schedule",
     "build_optimizer",
     "check_options",
+    "check_schedule",
     "hidden_matrices",
     "learning_rate_factor",
     "muon_groups",

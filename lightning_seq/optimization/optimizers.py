@@ -1,5 +1,6 @@
 """The optimizers by name, and whose hyperparameters count after a resume."""
 
+import math
 from typing import Any, Literal, get_args
 
 import torch
@@ -83,11 +84,11 @@ def check_options(
     names = get_args(OptimizerName)
     if name not in names:
         raise InputError(f"optimizer is {name!r}{did_you_mean(name, names)}; it must be one of {list(names)}")
-    if not learning_rate > 0:
+    if not 0 < learning_rate < math.inf:
         raise InputError(f"learning_rate is {learning_rate}: give a number above 0")
-    if not weight_decay >= 0:
+    if not 0 <= weight_decay < math.inf:
         raise InputError(f"weight_decay is {weight_decay}: give a number from 0 on")
-    if not all(0 <= beta < 1 for beta in betas):
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise InputError(f"betas are {betas}: give two numbers in [0, 1)")
     _check_used("momentum", momentum, name, ("sgd", "muon"))
     _check_used("non_monotone_interval", non_monotone_interval, name, ("nt_asgd",))

@@ -26,29 +26,44 @@ def schedule_options(
     Raises:
         InputError: An option is missing, out of range, or not one of this schedule.
     """
-    if schedule not in OPTIONS:
-        raise InputError(
-            f"schedule is {schedule!r}{did_you_mean(schedule, OPTIONS)}; it must be one of {list(OPTIONS)}"
-        )
-    if warmup_steps < 0:
-        raise InputError(f"warmup_steps is {warmup_steps}: give a whole number from 0 on")
-    for name, value in given.items():
-        _check_option(schedule, name, value)
+    check_schedule(schedule, warmup_steps, given)
     options = {**OPTIONS[schedule], **given}
     if schedule in ("cosine", "linear", "wsd") and max_steps < 0:
         raise InputError(
             f"schedule {schedule!r} falls until the last step, and trainer.max_steps is not set: "
             "set it, or take schedule: constant"
         )
-    if schedule == "inverse_sqrt" and warmup_steps == 0:
-        raise InputError(
-            "schedule 'inverse_sqrt' falls from where the warm-up ends, and warmup_steps is 0: give 1 or more"
-        )
     if schedule == "wsd":
         options["decay_steps"] = _decay_steps(options["decay_steps"], warmup_steps, max_steps)
     if schedule == "step":
         options["decay_start"] = _decay_start(options, warmup_steps)
     return options
+
+
+def check_schedule(schedule: str, warmup_steps: int, given: dict[str, float]) -> None:
+    """Checks what can be checked before the length of the training is known.
+
+    Raises:
+        InputError: An option is missing, out of range, or not one of this schedule.
+    """
+    if schedule not in OPTIONS:
+        raise InputError(
+            f"schedule is {schedule!r}{did_you_mean(schedule, OPTIONS)}; it must be one of {list(OPTIONS)}"
+        )
+    if not _is_whole(warmup_steps) or warmup_steps < 0:
+        raise InputError(f"warmup_steps is {warmup_steps}: give a whole number from 0 on")
+    for name, value in given.items():
+        _check_option(schedule, name, value)
+    if schedule == "inverse_sqrt" and warmup_steps == 0:
+        raise InputError(
+            "schedule 'inverse_sqrt' falls from where the warm-up ends, and warmup_steps is 0: give 1 or more"
+        )
+    if schedule == "step":
+        _decay_start({**OPTIONS[schedule], **given}, warmup_steps)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _check_option(schedule: str, name: str, value: float) -> None:
@@ -58,7 +73,7 @@ def _check_option(schedule: str, name: str, value: float) -> None:
             f"{name} is {value}, and schedule {schedule!r} does not use it: "
             f"leave it out, or take schedule: {' or '.join(users)}"
         )
-    if name in _AT_LEAST and value < _AT_LEAST[name]:
+    if name in _AT_LEAST and (not _is_whole(value) or value < _AT_LEAST[name]):
         raise InputError(f"{name} is {value}: give a whole number from {_AT_LEAST[name]} on")
     if name == "decay_factor" and not 0 < value < 1:
         raise InputError(f"decay_factor is {value}: give a number between 0 and 1, what a reduction leaves")

@@ -134,3 +134,38 @@ def test_a_scripts_own_class_is_named_after_its_file(here):
     )
     entry = torch.load(here / "mine.ckpt", weights_only=True)["lightning_seq"]
     assert entry["class_path"] == "my_script.Mine"
+
+
+GPT = ["--model=TransformerLanguageModel", "--model.embedding_dim=16", "--model.num_layers=1"]
+
+
+@pytest.mark.parametrize("act", ["fit", "validate", "test", "predict"])
+def test_an_option_that_the_weights_bear_all_the_same_is_told(command, act):
+    assert command("fit", *GPT, *TINY, "--run_dir=run")[0] == 0
+    more = ["--trainer.max_steps=3", "--model.num_heads=2", "--model.positions=none"]
+    status, said = command(act, *GPT, *TINY, *more, "--ckpt_path=run/checkpoints/last.ckpt")
+    assert status == 0, said
+    assert "model.num_heads: 2 here, 4 in the checkpoint" in said
+    assert "model.positions: 'none' here, 'rotary' in the checkpoint" in said
+    assert "model.embedding_dim" not in said
+
+
+@pytest.mark.parametrize(("tied", "cannot"), [(False, "made one"), (True, "told apart")])
+@pytest.mark.parametrize("act", ["fit", "test"])
+def test_matrices_are_neither_tied_nor_parted_by_a_checkpoint(command, act, tied, cannot):
+    line = [*GPT, *TINY, f"--model.tie_weights={str(tied).lower()}"]
+    assert command("fit", *line, "--run_dir=run")[0] == 0
+    other = [f"--model.tie_weights={str(not tied).lower()}", "--trainer.max_steps=3"]
+    status, said = command(act, *line[:-1], *other, "--ckpt_path=run/checkpoints/last.ckpt")
+    assert status == 1
+    assert f"error: model.tie_weights is {not tied} and {tied} in the checkpoint, whose matrices" in said
+    assert cannot in said
+
+
+def test_an_optimizer_of_other_parameters_is_one_line(command, trained):
+    content = torch.load(trained, weights_only=True)
+    content["optimizer_states"][0]["param_groups"][0]["params"].pop()
+    torch.save(content, trained)
+    status, said = command("fit", *LSTM, *TINY, "--trainer.max_steps=3", "--ckpt_path", trained)
+    assert status == 1
+    assert re.search("^error: the checkpoint's optimizer had other parameters than this model", said, re.M)

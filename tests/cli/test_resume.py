@@ -104,6 +104,35 @@ def test_another_batch_size_is_refused_or_starts_the_carried_state_anew(command,
     assert "the carried state begins anew" in said
 
 
+MEMORY = [*GPT, *TINY, "--data.batching=contiguous", "--model.context_length=16"]
+
+
+@pytest.mark.parametrize(
+    "other", ["--model.memory_length=0", "--model.memory_length=8", "--model.num_heads=2"]
+)
+def test_a_network_of_another_state_starts_the_carried_state_anew(command, other):
+    assert command("fit", *MEMORY, "--run_dir=first")[0] == 0
+    resume = ["--ckpt_path=first/checkpoints/last.ckpt", "--trainer.max_steps=4"]
+    status, said = command("fit", *MEMORY, *resume, other)
+    assert status == 0, said
+    assert "resume: another network's state, so the carried state begins anew" in said
+    status, said = command("fit", *MEMORY, *resume)
+    assert status == 0, said
+    assert "anew" not in said
+
+
+@pytest.mark.parametrize("line", [MEMORY, [*LSTM, *TINY, "--data.batching=contiguous"]])
+def test_the_carried_state_follows_another_precision(command, line):
+    assert command("fit", *line, "--run_dir=first")[0] == 0
+    resume = ["--ckpt_path=first/checkpoints/last.ckpt", "--trainer.max_steps=4"]
+    status, said = command("fit", *line, *resume, "--trainer.precision=bf16-true", "--run_dir=second")
+    assert status == 0, said
+    assert "anew" not in said
+    resume = ["--ckpt_path=second/checkpoints/last.ckpt", "--trainer.max_steps=6"]
+    status, said = command("fit", *line, *resume)
+    assert status == 0, said
+
+
 @pytest.mark.parametrize("tokenizer", ["word", "bpe"])
 def test_a_tokenizer_of_limited_size_goes_on(command, here, tokenizer):
     line = [*LSTM, *TINY, f"--data.tokenizer={tokenizer}", "--data.max_vocab_size=270"]

@@ -250,3 +250,14 @@ def test_a_memory_task_shows_its_accuracy_and_goes_on_where_it_is_asked(command,
     assert re.search(r"validation  loss [\d.]+, perplexity [\d.]+, accuracy 0\.\d{4}\n", said)
     text = (here / "run/samples.txt").read_text()
     assert len(re.findall(r"^[a-d] [a-d] \. \. \. recall \S+ \S+$", text, re.MULTILINE)) == 2
+
+
+def test_a_training_that_diverged_is_no_success(command):
+    extras = ["--model.learning_rate=1e30", "--trainer.val_check_interval=1", "--trainer.max_steps=3"]
+    status, said = command("fit", *LSTM, *TINY, *extras, "--model.weight_decay=1e10")
+    assert status == 0, said
+    summary = said[said.index("-" * 80) :].split("-" * 80)[1]
+    assert "loss nan" in summary
+    assert "diverged    try a lower model.learning_rate, or trainer.gradient_clip_val 1" in summary
+    assert "generate" not in summary
+    assert all(len(line) <= 80 for line in summary.splitlines())

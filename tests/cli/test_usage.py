@@ -1,6 +1,7 @@
 """What bad input gets: one line, with the way out, and nothing left behind."""
 
 import re
+import sys
 
 import pytest
 
@@ -40,6 +41,18 @@ from tests.cli.conftest import LSTM, TINY
         (["--data.batchsize=3"], 2, "TextDataModule has no option 'batchsize' .did you mean 'batch_size'"),
         (["--trainer.max_stepz=3"], 2, "no option --trainer.max_stepz .did you mean '--trainer.max_steps'"),
         (["--model.num_layers=two"], 2, "num_layers is 'two', and int is expected"),
+        (
+            ["--model.adaptive_cutoffs=20"],
+            2,
+            "model.adaptive_cutoffs is '20', and list.int. or null is expected$",
+        ),
+        (
+            ["--trainer.precision=bf17"],
+            2,
+            "trainer.precision is 'bf17', and 64, 32, 16, .*16-mixed, bf16-true, .* or null is expected$",
+        ),
+        (["--seed_everything=-1"], 1, "seed_everything is -1: give a whole number from 0 to 4294967295"),
+        (["--trainer.accumulate_grad_batches=0"], 1, "accumulate_grad_batches is 0: give 1 or more"),
         (["--model.dropout=2"], 1, r"dropout is 2.0, and a probability in \[0, 1\) is expected"),
         (["--model.learning_rate=-1"], 1, "learning_rate is -1.0: give a number above 0"),
         (
@@ -167,3 +180,15 @@ def test_what_torch_and_lightning_refuse_is_one_line_too(command, line, message)
     status, said = command("fit", *LSTM, *TINY, *line)
     assert status == 1, said
     assert re.search(f"^error: .*{re.escape(message)}", said, re.MULTILINE)
+
+
+def test_an_error_begins_below_an_open_progress_bar(command, here, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", sys.stdout)  # a terminal shows both in the order they came in
+    (here / "one.txt").write_text("a")
+    bar = [word for word in TINY if "progress" not in word]
+    status, said = command("fit", *LSTM, *bar, "--data.path=one.txt")
+    assert status == 1
+    assert "Sanity Checking" in said
+    bar_line, error = said.split("error: the validation split of one.txt has 0 tokens")[0].rsplit("\n", 1)
+    assert "Sanity Checking" in bar_line
+    assert error == ""

@@ -155,6 +155,17 @@ TEXT_LINE = ["--protocol=stream", "--text=text.txt"]
         ([*TEXT_LINE, "--batch_size=0"], 1, "batch_size is 0"),
         ([*TEXT_LINE, "--dynamic_learning_rate=1"], 1, "give it as --dynamic_text PATH"),
         ([*TEXT_LINE, "--dynamic_learning_rate=-1"], 1, "learning_rate is -1.0: give one above 0"),
+        ([*TEXT_LINE, "--dynamic_learning_rate=inf"], 1, "dynamic_learning_rate is inf: give one above 0"),
+        (
+            [*TEXT_LINE, "--dynamic_learning_rate=1e30", "--dynamic_text=text.txt"],
+            1,
+            "some losses are not finite: dynamic_learning_rate 1e+30 may be too high, lower it",
+        ),
+        (
+            [*TEXT_LINE, "--dynamic_learning_rate=1", "--dynamic_text=text.txt", "--dynamic_tokens=1"],
+            1,
+            "dynamic_tokens is 1: give 2 or more",
+        ),
         ([*TEXT_LINE, "--cache_window=0"], 1, "the cache's window is 0"),
         (["--protocol=stream", "--text=nowhere.txt"], 1, "no file or directory 'nowhere.txt'"),
         (["--protocol=stream", "--text=short.txt"], 1, "'short.txt' has 1 tokens, nothing to predict"),

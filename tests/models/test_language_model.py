@@ -19,6 +19,7 @@ from lightning_seq.models import (
     LSTMLanguageModel,
     TransformerLanguageModel,
 )
+from lightning_seq.networks import GRU
 from lightning_seq.networks.base import IGNORE_INDEX, detach
 from tests.models.training import SMALL, VOCAB, Batches, build, lanes, trainer
 
@@ -368,3 +369,48 @@ def test_a_tokenizer_of_another_library_is_left_alone():
     model = build(GRULanguageModel)
     trainer().validate(model, data, verbose=False)
     assert model.tokenizer is None
+
+
+@pytest.mark.parametrize(
+    ("batch", "got"),
+    [
+        ((torch.zeros(4, 8, dtype=torch.long),) * 2, "a tuple"),
+        (torch.zeros(4, 8, dtype=torch.long), "a Tensor"),
+        ({"inputs": torch.zeros(4, 8, dtype=torch.long)}, "a dict of 'inputs', no tensor targets in it"),
+        ({"input_ids": torch.zeros(4, 8)}, "a dict of 'input_ids', no tensor inputs and targets in it"),
+    ],
+)
+@pytest.mark.parametrize("act", ["fit", "validate", "test", "predict"])
+def test_a_batch_of_another_kind_is_named(act, batch, got):
+    with pytest.raises(InputError, match=f"LSTMLanguageModel got a batch that is {got}: a batch must be"):
+        getattr(trainer(), act)(build(LSTMLanguageModel), Batches([batch]))
+
+
+@pytest.mark.parametrize(
+    ("value", "got"), [(None, "None"), (torch.ones(3), r"a tensor \(3,\)"), ("a", "'a'")]
+)
+def test_an_extra_loss_that_is_no_number_is_named(value, got):
+    class Odd(LSTMLanguageModel):
+        def extra_loss(self, batch):
+            return value
+
+    with pytest.raises(InputError, match=f"extra_loss of Odd returned {got}: return one number"):
+        trainer().fit(build_as(Odd), lanes())
+
+
+def build_as(cls):
+    return cls(VOCAB, **SMALL[LSTMLanguageModel])
+
+
+class Forgetful(LanguageModel):
+    def __init__(self, size):
+        super().__init__(GRU(VOCAB, size, size))
+
+
+def test_a_class_that_did_not_save_its_hyperparameters_is_told_so(tmp_path):
+    run = trainer(max_steps=1)
+    run.fit(Forgetful(8), lanes())
+    run.save_checkpoint(tmp_path / "some.ckpt")
+    with pytest.raises(InputError, match=r"call self.save_hyperparameters\(\) in Forgetful.__init__") as told:
+        lightning_seq.load(tmp_path / "some.ckpt")
+    assert "\n" not in str(told.value)

@@ -222,3 +222,33 @@ def test_a_networks_local_variable_is_no_argument(positional):
     batch["document_ids"] = torch.zeros_like(batch["inputs"])
     net = Net() if positional else torch.compile(Net(), backend="eager")
     trainer(max_steps=1).fit(LanguageModel(net), Batches([batch]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"learning_rate": float("inf")}, "learning_rate is inf: give a number above 0"),
+        ({"betas": (0.9,)}, r"betas are \(0.9,\): give two numbers in"),
+        ({"betas": (0.9, 0.95, 0.99)}, "betas are .*: give two numbers in"),
+        ({"warmup_steps": 2.5}, "warmup_steps is 2.5: give a whole number from 0 on"),
+        ({"schedule": "step"}, "schedule 'step' needs decay_interval"),
+        ({"schedule": "inverse_sqrt"}, "warmup_steps is 0: give 1 or more"),
+        ({"schedule": "cosine", "patience": 3}, "patience is 3, and schedule 'cosine' does not use it"),
+    ],
+)
+def test_what_no_training_can_use_is_refused_before_there_is_one(options, message):
+    with pytest.raises(InputError, match=message):
+        build(LSTMLanguageModel, **options)
+
+
+@pytest.mark.parametrize(("warmup_steps", "said"), [(6, False), (11, True)])
+def test_a_warm_up_longer_than_the_training_is_told(warmup_steps, said, caplog):
+    caplog.set_level("INFO")
+    trainer().fit(build(LSTMLanguageModel, schedule="cosine", warmup_steps=warmup_steps), lanes())
+    line = f"warmup_steps is {warmup_steps} and trainer.max_steps 6: the learning rate only rises, to 50%"
+    assert (line in caplog.text) == said
+
+
+def test_no_batches_to_accumulate_is_refused():
+    with pytest.raises(InputError, match=r"trainer\.accumulate_grad_batches is 0: give 1 or more"):
+        trainer(accumulate_grad_batches=0).fit(build(LSTMLanguageModel), lanes())

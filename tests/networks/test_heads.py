@@ -51,6 +51,7 @@ def test_clusters_without_any_width_are_refused():
     [
         ({"label_smoothing": 1.0}, r"label_smoothing is 1.0: give a share in \[0, 1\)"),
         ({"z_loss": -1e-4}, "z_loss is -0.0001: give a factor of 0 or more"),
+        ({"z_loss": float("nan")}, "z_loss is nan: give a factor of 0 or more"),
         ({"adaptive_cutoffs": [4], "tie_weights": True}, "adaptive_cutoffs and tie_weights .* exclude"),
         (
             {"adaptive_cutoffs": [4], "label_smoothing": 0.1},

@@ -76,3 +76,9 @@ def test_tied_weights_share_one_matrix_through_a_projection():
 def test_dropout_that_is_no_probability_is_refused():
     with pytest.raises(InputError, match=r"dropout is 1\.5, and a probability in \[0, 1\) is expected"):
         GRU(11, 6, 8, dropout=1.5)
+
+
+@pytest.mark.parametrize("network", [ElmanRNN, GRU, LSTM])
+def test_a_last_layer_without_width_is_refused(network):
+    with pytest.raises(InputError, match="last_hidden_size is 0: give 1 or more"):
+        network(11, 6, 8, last_hidden_size=0)

@@ -243,6 +243,8 @@ def test_sinusoids_are_the_papers():
         ({"memory_length": -1}, "memory_length is -1: give 0 or more"),
         ({"sliding_window": 0}, "sliding_window is 0: give 1 or more"),
         ({"num_layers": 0}, "num_layers is 0: give 1 or more"),
+        ({"rope_base": 0.0}, "rope_base is 0.0: give a number above 0"),
+        ({"rope_base": math.nan}, "rope_base is nan: give a number above 0"),
         ({"dropout": 1.0}, "dropout is 1.0, and a probability"),
         ({"norm": "batch"}, r"norm is 'batch'; it must be one of \['rms', 'layer'\]"),
         ({"positions": "rotery"}, r"positions is 'rotery' \(did you mean 'rotary'\?\); it must be one of"),

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lightning_seq.errors import InputError
+from lightning_seq.networks import MinGRU, MinLSTM
 from lightning_seq.optimization import MuonAdamW, build_optimizer, hidden_matrices, muon_groups
 
 needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch before 2.9")
@@ -86,6 +87,35 @@ def assert_differ(net, other):
 # -- the same as torch's ----------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def with_bfloat16(monkeypatch):
+    """As on a CPU that has instructions for it: there torch's own Muon is called."""
+    monkeypatch.setattr("lightning_seq.optimization.muon.lacks_bfloat16", lambda device: False)
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (12, 5), (5, 12)])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_without_bfloat16_the_move_is_torchs_but_for_rounding(monkeypatch, shape, momentum):
+    monkeypatch.setattr("lightning_seq.optimization.muon.lacks_bfloat16", lambda device: True)
+    generator = torch.Generator().manual_seed(0)
+    start, *gradients = (torch.randn(shape, generator=generator) for _ in range(4))
+    mine, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    options = {"lr": 0.1, "weight_decay": 0.1, "momentum": momentum}
+    ours = MuonAdamW([{"params": [mine], "algorithm": "muon"}], **options)
+    muon = torch.optim.Muon([theirs], adjust_lr_fn="match_rms_adamw", **options)
+    for gradient in gradients:
+        before = theirs.detach().clone()
+        mine.grad, theirs.grad = gradient.clone(), gradient.clone()
+        ours.step()
+        muon.step()
+        move = (theirs.detach() - before).norm()
+        assert (mine.detach() - theirs.detach()).norm() < 0.06 * move  # bfloat16 rounds: 3 % of a move
+        theirs.data.copy_(mine.detach())  # each step for itself
+    buffers = [each.state[p]["momentum_buffer"] for each, p in ((ours, mine), (muon, theirs))]
+    torch.testing.assert_close(*buffers, rtol=0, atol=0)
+
+
+@pytest.mark.usefixtures("with_bfloat16")
 def test_is_torchs_muon_and_torchs_adamw():
     net, reference, start = feedforward(), feedforward(), feedforward()
     options = {"lr": 0.01, "weight_decay": 0.1}
@@ -102,6 +132,7 @@ def test_is_torchs_muon_and_torchs_adamw():
     assert_differ(net, start)
 
 
+@pytest.mark.usefixtures("with_bfloat16")
 def test_gates_are_made_orthogonal_as_if_they_were_matrices_of_their_own():
     net, reference = lstm(), lstm()
     ours = MuonAdamW(muon_groups(net, 0.1), lr=0.01)
@@ -143,6 +174,21 @@ def test_a_cell_and_a_parametrized_layer_are_counted_in_gates_too():
     layer = nn.utils.parametrizations.spectral_norm(nn.LSTM(3, 5), "weight_hh_l0")
     net = nn.ModuleList([nn.GRUCell(3, 5), layer])
     assert sorted(hidden_matrices(net).values()) == [3, 3, 4, 4]
+
+
+@pytest.mark.parametrize(("network", "maps"), [(MinGRU, 2), (MinLSTM, 3)])
+def test_the_stacked_maps_of_a_parallel_recurrence_are_gates_too(network, maps):
+    net = network(11, 8, 6, 1)
+    names = {p: name for name, p in net.named_parameters()}
+    hidden = {names[p]: blocks for p, blocks in hidden_matrices(net).items()}
+    assert {name for name, blocks in hidden.items() if blocks > 1} == {"blocks.0.input.weight"}
+    assert hidden["blocks.0.input.weight"] == maps
+    net(TOKENS[0])[0].square().sum().backward()
+    before = net.blocks[0].input.weight.detach().clone()
+    build_optimizer(net, "muon", 0.1, 0.0).step()
+    for move in (net.blocks[0].input.weight.detach() - before).chunk(maps):
+        sizes = torch.linalg.svdvals(move) / (0.1 * 0.2 * 8**0.5)
+        assert ((sizes > 0.6) & (sizes < 1.3)).all()
 
 
 def test_a_frozen_matrix_and_a_kernel_of_a_convolution_are_not_hidden():

@@ -238,6 +238,8 @@ def test_a_new_learning_rate_keeps_the_position():
         ({"schedule": "inverse_sqrt"}, "schedule 'inverse_sqrt' .* warmup_steps is 0: give 1 or more"),
         ({"schedule": "step"}, "schedule 'step' needs decay_interval"),
         ({"warmup_steps": -1}, "warmup_steps is -1: give a whole number from 0 on"),
+        ({"warmup_steps": 2.5}, "warmup_steps is 2.5: give a whole number from 0 on"),
+        ({"schedule": "plateau", "patience": 0.5}, "patience is 0.5: give a whole number from 0"),
         ({"schedule": "wsd", "max_steps": 9, "decay_steps": 10}, "decay_steps 10 do not fit into .* 9"),
         (
             {"schedule": "wsd", "max_steps": 9, "decay_steps": 5, "warmup_steps": 5},
