@@ -3,6 +3,7 @@
 from lightning_seq.callbacks.adaptive_clipping import AutoClip, ZClip
 from lightning_seq.callbacks.attention import AttentionLogger
 from lightning_seq.callbacks.gradient_clipping import GradientClippingMonitor
+from lightning_seq.callbacks.gradient_incidents import GradientIncidentRecorder
 from lightning_seq.callbacks.last_checkpoint import LastCheckpoint
 from lightning_seq.callbacks.progress import ProgressBar
 from lightning_seq.callbacks.recurrent_state import RecurrentStateMonitor
@@ -13,6 +14,7 @@ __all__ = [
     "AttentionLogger",
     "AutoClip",
     "GradientClippingMonitor",
+    "GradientIncidentRecorder",
     "LastCheckpoint",
     "ProgressBar",
     "RecurrentStateMonitor",
