@@ -74,10 +74,15 @@ def test_the_public_names():
     ]
     assert sorted(callbacks.__all__) == [
         "AttentionLogger",
+        "AutoClip",
         "GradientClippingMonitor",
+        "GradientIncidentRecorder",
         "LastCheckpoint",
         "ProgressBar",
+        "RecurrentStateMonitor",
         "SampleLogger",
+        "TimeGradientMonitor",
+        "ZClip",
     ]
     assert sorted(networks.__all__) == [
         "ElmanRNN",

@@ -7,7 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
-from lightning_seq.callbacks.gradient_seam import GradientSeam
+from lightning_seq.callbacks.gradients.seam import GradientSeam
 from lightning_seq.errors import InputError
 
 

@@ -7,13 +7,13 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from lightning_seq.callbacks.clipping_advice import advise, limit
-from lightning_seq.callbacks.clipping_figure import draw_clipping, drawable
-from lightning_seq.callbacks.clipping_ledger import ClippingLedger, Row
-from lightning_seq.callbacks.gradient_groups import GroupBy, check_group_by, group_names, sums_by_group
-from lightning_seq.callbacks.gradient_seam import GradientSeam, GradientStep
+from lightning_seq.callbacks.gradients.advice import advise, limit
+from lightning_seq.callbacks.gradients.clipping_figure import draw_clipping, drawable
+from lightning_seq.callbacks.gradients.groups import GroupBy, check_group_by, group_names, sums_by_group
+from lightning_seq.callbacks.gradients.ledger import ClippingLedger, Row
+from lightning_seq.callbacks.gradients.seam import GradientSeam, GradientStep
+from lightning_seq.callbacks.gradients.update_sizes import UpdateSizes
 from lightning_seq.callbacks.step_log import log_at_step
-from lightning_seq.callbacks.update_sizes import UpdateSizes
 from lightning_seq.errors import InputError
 from lightning_seq.figures import log_figure
 
@@ -37,7 +37,7 @@ class GradientClippingMonitor(Callback):
     - `grad/nonfinite_steps`: how many gradients held a NaN or an infinity, so far;
     - `grad/norm/GROUP`: the norm before clipping of a group of parameters, such as a layer;
     - `grad/update_ratio` and `grad/update_ratio/GROUP`: how far the step moved the weights, over their size;
-      of large parameters on a sample of 8,192 elements. About 0.001 is usual.
+      of large parameters on a sample of 1,024 elements. About 0.001 is usual.
 
     Without clipping the keys that speak of it are left out; with several optimizers the keys of each begin
     with `grad/optimizer0` and so on. `grad/clipping` is a picture of all of it, logged with the advice.

@@ -9,12 +9,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_seq import checkpoints
-from lightning_seq.callbacks import incident_writing
-from lightning_seq.callbacks.gradient_seam import GradientSeam, GradientStep
-from lightning_seq.callbacks.incident_detector import SpikeDetector, Step, Verdict
-from lightning_seq.callbacks.incident_figure import Incident, draw_calm, draw_incident
-from lightning_seq.callbacks.incident_step import StepWindow
-from lightning_seq.callbacks.incident_watch import Watch, name_all
+from lightning_seq.callbacks.gradients.seam import GradientSeam, GradientStep
+from lightning_seq.callbacks.incidents import writing
+from lightning_seq.callbacks.incidents.detector import SpikeDetector, Step, Verdict
+from lightning_seq.callbacks.incidents.figure import Incident, draw_calm, draw_incident
+from lightning_seq.callbacks.incidents.step import StepWindow
+from lightning_seq.callbacks.incidents.watch import Watch, name_all
 from lightning_seq.errors import InputError, did_you_mean
 from lightning_seq.figures import log_figure
 
@@ -179,7 +179,7 @@ class GradientIncidentRecorder(Callback):
         more = {"then": self.then, **self._settings, "parameters": norms}
         self._saving = True
         try:
-            problem = incident_writing.save(*training, incident, self.max_incidents, more)
+            problem = writing.save(*training, incident, self.max_incidents, more)
         finally:
             self._saving = False
         loss = math.nan if incident.step.loss is None else incident.step.loss
@@ -229,7 +229,7 @@ class GradientIncidentRecorder(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws the pictures of the incidents again, with what came after."""
         for incident in self._incidents:
-            incident_writing.redraw(incident)
+            writing.redraw(incident)
 
     def figure(self) -> "Figure":
         """Draws the last incident, or the last steps where there was none.

@@ -13,9 +13,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision
 
 from lightning_seq import checkpoints
-from lightning_seq.callbacks import incident_files as files
-from lightning_seq.callbacks.incident_step import random_states, restore_random_states
-from lightning_seq.callbacks.incident_writing import versions
+from lightning_seq.callbacks.incidents import files
+from lightning_seq.callbacks.incidents.step import random_states, restore_random_states
+from lightning_seq.callbacks.incidents.writing import versions
 from lightning_seq.cli.replay_probe import Probe, saved_batches
 from lightning_seq.errors import InputError
 

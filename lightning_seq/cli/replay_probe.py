@@ -9,10 +9,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from lightning_seq.callbacks import incident_files as files
-from lightning_seq.callbacks.gradient_seam import GradientSeam, GradientStep
-from lightning_seq.callbacks.incident_step import StepWindow, restore_random_states
-from lightning_seq.callbacks.incident_watch import by_layer, name_all
+from lightning_seq.callbacks.gradients.seam import GradientSeam, GradientStep
+from lightning_seq.callbacks.incidents import files
+from lightning_seq.callbacks.incidents.step import StepWindow, restore_random_states
+from lightning_seq.callbacks.incidents.watch import by_layer, name_all
 from lightning_seq.cli.replay_rows import worst_rows
 
 

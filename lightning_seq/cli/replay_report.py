@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from lightning_seq.callbacks.incident_files import jsonable
+from lightning_seq.callbacks.incidents.files import jsonable
 
 COLUMNS = 80
 _NAMES = 12  # columns of the names

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from lightning_seq.callbacks.incident_files import decoded
-from lightning_seq.callbacks.incident_step import StepWindow
+from lightning_seq.callbacks.incidents.files import decoded
+from lightning_seq.callbacks.incidents.step import StepWindow
 from lightning_seq.models import LanguageModel
 from lightning_seq.networks.base import IGNORE_INDEX, evaluating
 

@@ -4,7 +4,7 @@ from argparse import ArgumentParser
 
 from lightning_seq.commands import find_own_modules
 
-COMMANDS = {"replay": "run the step of an incident again: runs/.../incidents/step-000123"}
+COMMANDS = {"replay": "run the step of an incident again: runs/NAME/incidents/step-N"}
 
 
 def main(argv: list[str]) -> int:

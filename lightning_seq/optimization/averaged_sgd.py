@@ -98,11 +98,13 @@ class NTASGD(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        moved = False  # a step that was left out, without a gradient, is none to average
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if params:
+                moved = True
                 _descend(params, group["lr"], group["weight_decay"])
-        if self.averaging:
+        if self.averaging and moved:
             self._memory["averaged"] += 1
             params = self._parameters()
             torch._foreach_lerp_(self._means(params), params, 1 / self._memory["averaged"])

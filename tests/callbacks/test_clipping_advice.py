@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_seq.callbacks.clipping_advice import advise, clip_value, limit
-from lightning_seq.callbacks.clipping_ledger import ClippingLedger, Row
+from lightning_seq.callbacks.gradients.advice import advise, clip_value, limit
+from lightning_seq.callbacks.gradients.ledger import ClippingLedger, Row
 
 NORMS = np.random.default_rng(0).lognormal(sigma=0.5, size=400)
 

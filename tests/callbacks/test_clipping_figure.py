@@ -5,8 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from lightning_seq.callbacks.clipping_figure import draw_clipping
-from lightning_seq.callbacks.clipping_ledger import KEPT, ClippingLedger, Row
+from lightning_seq.callbacks.gradients.clipping_figure import draw_clipping
+from lightning_seq.callbacks.gradients.ledger import KEPT, ClippingLedger, Row
 from lightning_seq.errors import InputError
 from lightning_seq.figures import png_bytes
 

@@ -19,7 +19,7 @@ from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from lightning_seq.callbacks import AutoClip, GradientClippingMonitor
-from lightning_seq.callbacks.clipping_ledger import KEPT, ClippingLedger, Row
+from lightning_seq.callbacks.gradients.ledger import KEPT, ClippingLedger, Row
 from lightning_seq.errors import InputError
 
 NORM = {"gradient_clip_val": 0.28}

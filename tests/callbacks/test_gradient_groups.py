@@ -1,7 +1,7 @@
 import pytest
 from torch import nn
 
-from lightning_seq.callbacks.gradient_groups import check_group_by, group_names, layer_of, sums_by_group
+from lightning_seq.callbacks.gradients.groups import check_group_by, group_names, layer_of, sums_by_group
 from lightning_seq.errors import InputError
 from lightning_seq.models import LSTMLanguageModel, TransformerLanguageModel
 

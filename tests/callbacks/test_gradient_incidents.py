@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from lightning_seq.callbacks import GradientClippingMonitor, LastCheckpoint, ZClip
 from lightning_seq.callbacks.gradient_incidents import GradientIncidentRecorder
-from lightning_seq.callbacks.incident_detector import SpikeDetector, Step
+from lightning_seq.callbacks.incidents.detector import SpikeDetector, Step
 from lightning_seq.data import SequenceDataModule
 from lightning_seq.errors import InputError
 from lightning_seq.models import LSTMLanguageModel

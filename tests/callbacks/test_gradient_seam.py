@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 from lightning_seq.callbacks import AutoClip, GradientClippingMonitor, ZClip
-from lightning_seq.callbacks.gradient_seam import GradientSeam
+from lightning_seq.callbacks.gradients.seam import GradientSeam
 from lightning_seq.models import TransformerLanguageModel
 
 VOCAB = 11

@@ -241,3 +241,14 @@ def test_its_closure_runs_once_with_gradients_and_its_loss_comes_back():
 def test_refuses_an_interval_below_1(interval):
     with pytest.raises(InputError, match=f"non_monotone_interval is {interval}: give a whole number from 1"):
         make(network(), non_monotone_interval=interval)
+
+
+def test_a_step_that_is_left_out_is_not_averaged():
+    net = network()
+    optimizer = make(net)
+    trigger(optimizer)
+    train(net, optimizer, range(3))
+    before = [mean.clone() for mean in optimizer.averages().values()]
+    optimizer.zero_grad()
+    optimizer.step()
+    assert_same(optimizer.averages().values(), before)

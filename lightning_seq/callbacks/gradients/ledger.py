@@ -32,7 +32,7 @@ class ClippingLedger:
         clipped: How many of them were clipped.
         nonfinite: How many had a gradient that was not finite; none of these counts as clipped.
         algorithm: How the last one was clipped: see
-            :class:`~lightning_seq.callbacks.gradient_seam.GradientStep`.
+            :class:`~lightning_seq.callbacks.gradients.seam.GradientStep`.
         rows: The last steps.
     """
 

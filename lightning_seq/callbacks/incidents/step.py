@@ -11,9 +11,9 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from lightning_seq.callbacks.gradient_seam import GradientStep
-from lightning_seq.callbacks.incident_buffers import Buffers
-from lightning_seq.callbacks.incident_detector import Step
+from lightning_seq.callbacks.gradients.seam import GradientStep
+from lightning_seq.callbacks.incidents.buffers import Buffers
+from lightning_seq.callbacks.incidents.detector import Step
 
 _MOST_BATCHES = 64  # of a step in manual optimization, which may never come
 

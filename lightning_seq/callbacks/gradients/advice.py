@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lightning_seq.callbacks.clipping_ledger import ClippingLedger
+from lightning_seq.callbacks.gradients.ledger import ClippingLedger
 
 SAFETY_NET, OFTEN = 0.1, 0.5
 """Up to these shares of clipped steps clipping is a safety net, and a frequent brake; beyond, it rules."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from lightning_seq import prompts
-from lightning_seq.callbacks.incident_step import StepWindow
+from lightning_seq.callbacks.incidents.step import StepWindow
 from lightning_seq.callbacks.probe import inputs_of
 from lightning_seq.errors import InputError
 

@@ -11,9 +11,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from lightning_seq.callbacks import incident_files as files
-from lightning_seq.callbacks.incident_figure import Incident, draw_incident
-from lightning_seq.callbacks.incident_step import StepWindow
+from lightning_seq.callbacks.incidents import files
+from lightning_seq.callbacks.incidents.figure import Incident, draw_incident
+from lightning_seq.callbacks.incidents.step import StepWindow
 from lightning_seq.figures import png_bytes
 
 

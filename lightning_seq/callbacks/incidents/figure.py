@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lightning_seq.callbacks.incident_detector import Step
+from lightning_seq.callbacks.incidents.detector import Step
 from lightning_seq.figures import new_figure
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_seq.callbacks.clipping_advice import advise, limit, number
-from lightning_seq.callbacks.clipping_ledger import ClippingLedger
+from lightning_seq.callbacks.gradients.advice import advise, limit, number
+from lightning_seq.callbacks.gradients.ledger import ClippingLedger
 from lightning_seq.errors import InputError
 from lightning_seq.figures import new_figure
 

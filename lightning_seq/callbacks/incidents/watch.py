@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor
 from torch.nn import Parameter
 
-from lightning_seq.callbacks.gradient_groups import layer_of, sums_by_group
-from lightning_seq.callbacks.gradient_seam import GradientStep
-from lightning_seq.callbacks.incident_detector import SpikeDetector, Step
-from lightning_seq.callbacks.incident_figure import Incident
+from lightning_seq.callbacks.gradients.groups import layer_of, sums_by_group
+from lightning_seq.callbacks.gradients.seam import GradientStep
+from lightning_seq.callbacks.incidents.detector import SpikeDetector, Step
+from lightning_seq.callbacks.incidents.figure import Incident
 
 _RECENT = 50  # steps whose layers are compared with
 _AFTER = 50  # steps that are drawn after an incident

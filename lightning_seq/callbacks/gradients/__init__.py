@@ -1,0 +1,1 @@
+"""Gradients on their way to the optimizer: seen, clipped, grouped, entered into books, drawn."""

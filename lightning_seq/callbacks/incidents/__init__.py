@@ -1,0 +1,1 @@
+"""Steps that go wrong: found, kept, written, drawn."""
