@@ -4,13 +4,24 @@ import math
 import shlex
 import textwrap
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from lightning.pytorch import Callback, Trainer
 
-from lightning_seq.callbacks import GradientClippingMonitor, SampleLogger
+from lightning_seq.callbacks import (
+    GradientClippingMonitor,
+    GradientIncidentRecorder,
+    SampleLogger,
+    TimeGradientMonitor,
+)
 
 WIDTH = 80
+
+_WATCHERS: dict[str, Any] = {
+    "clipping": GradientClippingMonitor,
+    "incidents": GradientIncidentRecorder,
+    "in time": TimeGradientMonitor,
+}
 
 _Kind = TypeVar("_Kind", bound=Callback)
 
@@ -18,8 +29,9 @@ _Kind = TypeVar("_Kind", bound=Callback)
 def end_of_fit(trainer: Trainer, run_directory: Path) -> str:
     """Returns the summary of a run, at most 80 columns wide but for paths."""
     lines = ["", "-" * WIDTH, _validation(trainer), *_divergence(trainer)]
-    if clipping := _callback(trainer, GradientClippingMonitor):
-        lines.append(_row("clipping", clipping.summary()))
+    for name, kind in _WATCHERS.items():
+        if watcher := _callback(trainer, kind):
+            lines.append(_row(name, watcher.summary()))
     sample = getattr(_callback(trainer, SampleLogger), "last", None)
     if sample:
         lines += [_row("sample", ""), *_quoted(sample)]

@@ -226,6 +226,7 @@ def test_norms_of_two_ranks_are_those_of_one_process(strategy):
                     assert not torch.equal(weight, rank[mode]["none"]["weights"][name])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
 def test_weights_that_some_ranks_share_and_others_hold_in_part(tmp_path):
     """Tensor parallel with a layer that stays whole: torch cannot clip that, but it trains unclipped."""

@@ -115,6 +115,7 @@ def test_a_word_instead_of_a_path_is_refused(command, word):
     assert f"ckpt_path is '{word}', and every run has a directory of its own" in said
 
 
+@pytest.mark.slow
 def test_a_scripts_own_class_is_named_after_its_file(here):
     (here / "my_script.py").write_text(
         "import lightning.pytorch as pl, lightning_seq, torch\n"

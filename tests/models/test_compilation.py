@@ -64,6 +64,7 @@ def test_generation_and_probes_run_eagerly_and_compile_nothing(graphs):
     assert graphs["unique_graphs"] == before
 
 
+@pytest.mark.slow
 def test_documents_of_many_lengths_are_padded_to_one(graphs, tmp_path):
     (tmp_path / "text").mkdir()
     for i in range(300):

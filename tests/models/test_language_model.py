@@ -306,6 +306,7 @@ def test_data_that_does_not_fit_the_model_is_refused_before_training():
         trainer().fit(build(TransformerLanguageModel), Data(context_length=33))
 
 
+@pytest.mark.slow
 def test_the_other_namespaces_trainer_is_named(tmp_path):
     code = (
         "import pytorch_lightning as pl\n"
