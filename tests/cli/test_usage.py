@@ -72,7 +72,7 @@ from tests.cli.conftest import LSTM, TINY
         (["--config=stray.yaml"], 2, "trainr"),
         (["quickstart"], 2, "'quickstart' belongs to no option: give it as --config quickstart"),
         (["a.txt", "b.txt"], 2, r"'a.txt' belongs to no option: if a pattern such as \*.txt"),
-        (["--model=LSTMLanguageModl"], 2, "no class 'LSTMLanguageModl' for model .did you mean 'LSTMLanguageModel'"),
+        (["--model=LSTMLanguageModl"], 2, "for model .did you mean 'LSTMLanguageModel'"),
         (["--data.batching=block"], 2, "one of 'contiguous', 'blocks', 'documents' is expected"),
         (["--config"], 2, "--config stands alone"),
         (["--ckpt_path=missing.ckpt"], 1, "no checkpoint at missing.ckpt"),
