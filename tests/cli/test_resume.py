@@ -148,7 +148,10 @@ def test_a_tokenizer_of_limited_size_goes_on(command, here, tokenizer):
 def test_ctrl_c_keeps_the_last_state(here):
     line = [*LSTM, *TINY, "--trainer.max_steps=1000000", "--run_dir=run", "--trainer.log_every_n_steps=1"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "lightning_seq", "fit", *line], stderr=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-m", "lightning_seq", "fit", *line],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell may ignore it
     )
     deadline = time.monotonic() + 120
     while not ((here / "run/metrics.csv").exists() and (here / "run/metrics.csv").stat().st_size > 6000):
