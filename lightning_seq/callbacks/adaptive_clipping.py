@@ -93,8 +93,9 @@ class AutoClip(AdaptiveClipping):
 
     def threshold(self, norm: Tensor) -> Tensor:
         """Returns the percentile of the last norms, ``norm`` included."""
-        missing = self.window - len(self._norms)
-        self._norms = torch.cat([self._norms.to(norm), norm.new_full((missing,), torch.nan)])
+        self._norms = self._norms.to(norm)
+        if missing := self.window - len(self._norms):
+            self._norms = torch.cat([self._norms, norm.new_full((missing,), torch.nan)])
         self._norms[self._steps % self.window] = norm.where(norm.isfinite(), torch.nan)
         self._steps += 1
         found = self._norms[: self._steps].nanquantile(self.percentile / 100)

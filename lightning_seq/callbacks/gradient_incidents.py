@@ -3,7 +3,6 @@
 import math
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -15,6 +14,7 @@ from lightning_seq.callbacks.incidents.detector import SpikeDetector, Step, Verd
 from lightning_seq.callbacks.incidents.figure import Incident, draw_calm, draw_incident
 from lightning_seq.callbacks.incidents.step import StepWindow
 from lightning_seq.callbacks.incidents.watch import Watch, name_all
+from lightning_seq.callbacks.step_log import log_at_step
 from lightning_seq.errors import InputError, did_you_mean
 from lightning_seq.figures import log_figure
 
@@ -215,15 +215,14 @@ class GradientIncidentRecorder(Callback):
             self._log(trainer, incident)
 
     def _log(self, trainer: Trainer, incident: Incident) -> None:
-        """Logs past the module: `self.log` would wait for the next log step."""
+        """Logs numbers and picture."""
         metrics = {"incidents/count": float(len(self.history)), "incidents/norm": incident.step.norm}
         if incident.step.loss is not None:
             metrics["incidents/loss"] = incident.step.loss
-        trainer.callback_metrics.update({key: torch.tensor(value) for key, value in metrics.items()})
-        figure = draw_incident(incident) if trainer.is_global_zero and trainer.loggers else None
-        for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=incident.step.step)
-            if figure is not None:
+        log_at_step(trainer, metrics, incident.step.step)
+        if trainer.is_global_zero and trainer.loggers:
+            figure = draw_incident(incident)
+            for logger in trainer.loggers:
                 log_figure(logger, "incident", figure, incident.step.step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

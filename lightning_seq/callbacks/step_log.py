@@ -6,8 +6,8 @@ from lightning.pytorch import Trainer
 from lightning_seq.figures import forgiving
 
 
-def log_at_step(trainer: Trainer, numbers: dict[str, float]) -> None:
-    """Logs numbers once, at this training step, from within ``on_train_batch_end``.
+def log_at_step(trainer: Trainer, numbers: dict[str, float], step: int | None = None) -> None:
+    """Logs numbers once, at ``step`` or this training step, from within ``on_train_batch_end``.
 
     As Lightning's own monitors do, past the module: its ``log`` costs half a millisecond a number, keeps to
     log steps, and repeats at each the last that it was given.
@@ -15,6 +15,7 @@ def log_at_step(trainer: Trainer, numbers: dict[str, float]) -> None:
     trainer.callback_metrics.update({key: torch.tensor(value) for key, value in numbers.items()})
     if not trainer.is_global_zero:
         return
+    step = trainer.fit_loop.epoch_loop._batches_that_stepped if step is None else step
     for logger in trainer.loggers:
         with forgiving(logger, "numbers of a step"):
-            logger.log_metrics(numbers, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+            logger.log_metrics(numbers, step=step)

@@ -21,12 +21,12 @@ class UpdateSizes:
     @torch.no_grad()
     def __init__(self, parameters: list[Parameter]) -> None:
         self.parameters = parameters
-        self._counts = torch.tensor([len(_sample(parameter)) for parameter in parameters])
-        self._before = self._sampled()
+        samples = self._samples()
+        self._counts = torch.tensor([len(sample) for sample in samples])
+        self._before = torch.cat(samples).float()  # few operations, since each costs more than it moves
 
-    def _sampled(self) -> Tensor:
-        """Returns all samples, one after the other: few operations, since each costs more than it moves."""
-        return torch.cat([_sample(parameter) for parameter in self.parameters]).float()
+    def _samples(self) -> list[Tensor]:
+        return [_sample(parameter) for parameter in self.parameters]
 
     @torch.no_grad()
     def squares(self) -> Tensor:
@@ -34,7 +34,8 @@ class UpdateSizes:
 
         They are this rank's: :meth:`weights` says how much of them counts where ranks hold shards.
         """
-        both = torch.stack([self._sampled() - self._before, self._before], 1)
+        after = torch.cat(self._samples()).float()
+        both = torch.stack([after - self._before, self._before], 1)
         sizes = [_local(parameter).numel() for parameter in self.parameters]
         sums = torch.segment_reduce(both.square(), "sum", lengths=self._counts.to(both.device), axis=0)
         return sums * (torch.tensor(sizes) / self._counts.clamp(min=1)).to(sums)[:, None]
