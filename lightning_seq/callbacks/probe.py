@@ -1,14 +1,216 @@
 """Look at a model in the middle of its training and leave no trace."""
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from lightning_seq.networks.base import evaluating
+from lightning_seq.callbacks.step_log import log_at_step
+from lightning_seq.errors import InputError
+from lightning_seq.figures import log_figure
+from lightning_seq.networks.base import check_sizes, evaluating
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Example = dict[str, Tensor]
+Entry = dict[str, Any]
+
+
+class Probe(Callback):
+    """Looks at the same example again and again: the base of the callbacks that do.
+
+    A subclass says what it keeps of a batch (`take`), what it finds in a model (`look`), which of that is
+    logged (`numbers`) and what is drawn of all of it (`pictures`). When to look, the example, random numbers,
+    failures and checkpoints are written here, once.
+
+    Attributes:
+        history: What was found, oldest first: each with `step`, the training step.
+
+    Args:
+        every_n_steps: Look after so many optimizer steps; None: at the end of every validation.
+        **sizes: What the example depends on. A checkpoint's example is used again only if they are the same.
+    """
+
+    def __init__(self, every_n_steps: int | None, **sizes: Any) -> None:
+        check_sizes(every_n_steps=1 if every_n_steps is None else every_n_steps)
+        self.every_n_steps = every_n_steps
+        self.history: list[Entry] = []
+        self._sizes = sizes
+        self._example: Example | None = None
+        self._drawn = 0
+        self._stopped = self._warned = False
+
+    @abstractmethod
+    def take(self, batch: Any) -> Example:
+        """Returns what to look at of a batch: tensors by name, copies.
+
+        Raises:
+            InputError: It has nothing of the kind, and no other batch will.
+        """
+
+    @abstractmethod
+    def look(self, trainer: Trainer, pl_module: LightningModule, example: Example) -> Entry:
+        """Returns what is found of the model, to be kept in `history`; empty where nothing is.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The model, in evaluation mode; random numbers may be drawn.
+            example: What `take` gave, on the model's device.
+
+        Raises:
+            InputError: Nothing can be found of these weights; those of the next time may do.
+        """
+
+    def numbers(self, entry: Entry) -> dict[str, float]:
+        """Returns what to log of an entry of `history`."""
+        return {key: value for key, value in entry.items() if key != "step"}
+
+    def show(self, trainer: Trainer, entry: Entry) -> None:
+        """Shows, on every rank, what was just found and logged, beyond the pictures that come in time."""
+
+    @abstractmethod
+    def pictures(self) -> dict[str, "Figure"]:
+        """Returns, by the key that they are logged under, the pictures of all that was found so far."""
+
+    # -- when -----------------------------------------------------------------------------------------
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keeps the first example that comes by."""
+        self._keep(batch)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Keeps the first example, where no validation came before the first look."""
+        if self.every_n_steps is not None:
+            self._keep(batch)
+
+    def _keep(self, batch: Any) -> None:
+        if self._example is not None or self._stopped:
+            return
+        try:
+            self._example = self.take(batch)
+        except InputError as error:
+            self._stop(f"{error}")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Looks at the weights that training begins with, for the pictures alone."""
+        if not self.history:
+            self._look(trainer, pl_module)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Looks, logs and draws."""
+        steps = self.every_n_steps is not None and trainer.state.fn == "fit"
+        if trainer.sanity_checking or steps:
+            return
+        if entry := self._look(trainer, pl_module):
+            # the rank's own example: without a collective, which a rank that saw no batch would not reach
+            # (sync_dist only keeps Lightning from asking for one)
+            pl_module.log_dict(self.numbers(entry), batch_size=1, sync_dist=True, rank_zero_only=True)
+            self.show(trainer, entry)
+            self._draw(trainer, 2 * self._drawn)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Looks, logs and draws, every so many steps."""
+        if self.every_n_steps is None:
+            return
+        last = self.history[-1]["step"] if self.history else 0
+        if trainer.global_step // self.every_n_steps <= last // self.every_n_steps:
+            return
+        if entry := self._look(trainer, pl_module):
+            log_at_step(trainer, self.numbers(entry))
+            self.show(trainer, entry)
+            self._draw(trainer, 2 * self._drawn)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws what was not drawn yet."""
+        self._draw(trainer, self._drawn + 1)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Draws what was not drawn yet: training may have been stopped by hand."""
+        self._draw(trainer, self._drawn + 1)
+
+    # -- what -----------------------------------------------------------------------------------------
+
+    def _look(self, trainer: Trainer, pl_module: LightningModule) -> Entry:
+        if self._example is None or self._stopped:
+            return {}
+        example = {name: x.to(pl_module.device) for name, x in self._example.items()}
+        try:
+            with undisturbed(pl_module), trainer.precision_plugin.val_step_context():
+                entry = self.look(trainer, pl_module, example)
+        except InputError as error:  # such as weights that diverged
+            self._warn(f"{error}")
+            return {}
+        except Exception as error:  # somebody else's forward: a look is not worth a training
+            first = next(iter(example.values()))
+            self._stop(
+                f"{type(pl_module).__name__} with inputs of shape {tuple(first.shape)} failed: {error!r}"
+            )
+            return {}
+        if not entry:
+            return {}
+        if self.history and self.history[-1]["step"] == trainer.global_step:  # validated once more
+            self.history.pop()
+        self.history.append({"step": trainer.global_step, **entry})
+        return self.history[-1]
+
+    def _draw(self, trainer: Trainer, least: int) -> None:
+        """Draws if there are that many looks: a picture has all before it, and costs many of them."""
+        if len(self.history) < max(least, 1) or not trainer.is_global_zero:
+            return
+        self._drawn = len(self.history)
+        if not trainer.loggers:
+            return
+        for key, figure in self.pictures().items():
+            for logger in trainer.loggers:
+                log_figure(logger, key, figure, int(self.history[-1]["step"]))
+
+    def _stop(self, why: str) -> None:
+        self._stopped = True
+        self._warn(why)
+
+    def _nothing_there(self, why: str) -> Entry:
+        """Looks no more, since the model has nothing of the kind, which is no mistake."""
+        self._stopped = True
+        rank_zero_info(f"{type(self).__name__} logs nothing: {why}")
+        return {}
+
+    def _warn(self, why: str) -> None:
+        if not self._warned:
+            self._warned = True
+            rank_zero_warn(f"{type(self).__name__} logs nothing: {why}")
+
+    # -- checkpoint -----------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was found, and the example, as plain numbers."""
+        example = None
+        if self._example is not None:
+            example = {name: x.tolist() for name, x in self._example.items()}
+        history = [dict(entry) for entry in self.history]
+        return {"history": history, "example": example, "sizes": self._sizes}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on with the history, and with the example unless another one is asked for."""
+        self.history = [dict(entry) for entry in state_dict["history"]]
+        if state_dict["example"] is not None and state_dict["sizes"] == self._sizes:
+            self._example = {name: torch.tensor(x) for name, x in state_dict["example"].items()}
 
 
 @contextmanager

@@ -2,15 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor
+from lightning.pytorch import LightningModule, Trainer
 
-from lightning_seq.callbacks.probe import inputs_of, undisturbed
+from lightning_seq.callbacks.probe import Entry, Example, Probe, inputs_of
 from lightning_seq.callbacks.recurrent_state_figure import draw_recurrent_states
-from lightning_seq.callbacks.step_log import log_at_step
 from lightning_seq.errors import InputError
-from lightning_seq.figures import log_figure
+from lightning_seq.networks.base import check_sizes
 from lightning_seq.networks.recurrent_measures import summarize
 from lightning_seq.networks.recurrent_states import recurrent_states
 
@@ -18,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class RecurrentStateMonitor(Callback):
+class RecurrentStateMonitor(Probe):
     """Shows how long each recurrent layer remembers, which gates are stuck, and which units are dead.
 
     Works with any LightningModule whose `model(inputs)` runs nn.LSTM, nn.GRU or nn.RNN, and with this
@@ -57,20 +54,33 @@ class RecurrentStateMonitor(Callback):
     """
 
     def __init__(self, every_n_steps: int | None = None, n_sequences: int = 4, max_tokens: int = 256) -> None:
-        for name, value, least in (
-            ("every_n_steps", every_n_steps, 1),
-            ("n_sequences", n_sequences, 1),
-            ("max_tokens", max_tokens, 2),
-        ):
-            if value is not None and value < least:
-                raise InputError(f"RecurrentStateMonitor got {name}={value}, expected at least {least}")
-        self.every_n_steps = every_n_steps
-        self.n_sequences = n_sequences
-        self.max_tokens = max_tokens
-        self.history: list[dict[str, float]] = []
-        self._inputs: Tensor | None = None
-        self._silent = False
-        self._drawn = 0
+        check_sizes(n_sequences=n_sequences)
+        check_sizes(2, max_tokens=max_tokens)
+        super().__init__(every_n_steps, n_sequences=n_sequences, max_tokens=max_tokens)
+        self.n_sequences, self.max_tokens = n_sequences, max_tokens
+
+    def take(self, batch: Any) -> Example:
+        """Returns the beginnings of the first examples of a batch."""
+        inputs = inputs_of(batch)
+        if inputs is None or inputs.dim() < 2:
+            got = type(batch).__name__ if inputs is None else f"inputs of shape {tuple(inputs.shape)}"
+            raise InputError(
+                "expected batches that are a tensor (batch, time), a tuple that begins with one, or a dict "
+                f"with one as 'inputs' or 'input_ids', got {got}"
+            )
+        return {"inputs": inputs[: self.n_sequences, : self.max_tokens].detach().clone()}
+
+    def look(self, trainer: Trainer, pl_module: LightningModule, example: Example) -> Entry:
+        """Returns what the gates and states of each layer do."""
+        measured = summarize(recurrent_states(pl_module, example["inputs"]))
+        if not measured:
+            name = type(pl_module).__name__
+            return self._nothing_there(f"{name} runs no nn.LSTM, nn.GRU, nn.RNN, minGRU or minLSTM")
+        return {f"recurrent/{key}": value for key, value in measured.items()}
+
+    def pictures(self) -> dict[str, "Figure"]:
+        """Returns the picture of all that was measured."""
+        return {"recurrent/states": self.figure()}
 
     def figure(self) -> "Figure":
         """Returns the picture of what was measured so far.
@@ -84,123 +94,3 @@ class RecurrentStateMonitor(Callback):
                 "validation has ended, or give every_n_steps"
             )
         return draw_recurrent_states(self.history)
-
-    # -- examples -------------------------------------------------------------------------------------
-
-    def on_validation_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keeps the first examples that come by."""
-        self._keep(batch)
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Keeps the first examples, where no validation brought any."""
-        if self.every_n_steps is not None:
-            self._keep(batch)
-
-    def _keep(self, batch: Any) -> None:
-        if self._inputs is not None or self._silent:
-            return
-        inputs = inputs_of(batch)
-        if inputs is None or inputs.dim() < 2:
-            got = type(batch).__name__ if inputs is None else f"inputs of shape {tuple(inputs.shape)}"
-            self._stop(
-                "expected batches that are a tensor (batch, time), a tuple that begins with one, or a dict "
-                f"with one as 'inputs' or 'input_ids', got {got}"
-            )
-            return
-        self._inputs = inputs[: self.n_sequences, : self.max_tokens].detach().clone()
-
-    # -- looking --------------------------------------------------------------------------------------
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks at the weights that training begins with, for the picture alone."""
-        if not self.history:
-            self._look(trainer, pl_module)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks, logs and draws."""
-        steps = self.every_n_steps is not None and trainer.state.fn == "fit"
-        if trainer.sanity_checking or steps:
-            return
-        if numbers := self._look(trainer, pl_module):
-            # the rank's own examples: without a collective, which a rank that saw no batch would not reach
-            # (sync_dist only keeps Lightning from asking for one)
-            pl_module.log_dict(numbers, batch_size=1, sync_dist=True, rank_zero_only=True)
-            self._draw(trainer, 2 * self._drawn)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Looks, logs and draws, every so many steps."""
-        if self.every_n_steps is None:
-            return
-        last = self.history[-1]["step"] if self.history else 0
-        if trainer.global_step // self.every_n_steps <= last // self.every_n_steps:
-            return
-        if numbers := self._look(trainer, pl_module):
-            log_at_step(trainer, numbers)
-            self._draw(trainer, 2 * self._drawn)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws what was not drawn yet."""
-        self._draw(trainer, self._drawn + 1)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Draws what was not drawn yet: training may have been stopped by hand."""
-        self._draw(trainer, self._drawn + 1)
-
-    def _look(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
-        """Returns what to log, and adds it to the history."""
-        if self._silent or self._inputs is None:
-            return {}
-        name = type(pl_module).__name__
-        try:
-            with undisturbed(pl_module), trainer.precision_plugin.val_step_context():
-                measured = summarize(recurrent_states(pl_module, self._inputs.to(pl_module.device)))
-        except Exception as error:  # somebody else's forward: a measurement is not worth a training
-            self._stop(f"{name}(inputs) with inputs of shape {tuple(self._inputs.shape)} failed: {error!r}")
-            return {}
-        if not measured:
-            self._silent = True
-            rank_zero_info(
-                f"RecurrentStateMonitor: {name} runs no nn.LSTM, nn.GRU, nn.RNN, minGRU or minLSTM; "
-                "nothing is logged"
-            )
-            return {}
-        numbers = {f"recurrent/{key}": value for key, value in measured.items()}
-        if self.history and self.history[-1]["step"] == trainer.global_step:  # validated once more
-            self.history.pop()
-        self.history.append({"step": trainer.global_step, **numbers})
-        return numbers
-
-    def _draw(self, trainer: Trainer, least: int) -> None:
-        """Draws if there are that many measurements: a picture has all before it, and costs many probes."""
-        if len(self.history) < max(least, 1):
-            return
-        self._drawn = len(self.history)
-        if trainer.is_global_zero and trainer.loggers:
-            figure = self.figure()
-            for logger in trainer.loggers:
-                log_figure(logger, "recurrent/states", figure, int(self.history[-1]["step"]))
-
-    def _stop(self, why: str) -> None:
-        self._silent = True
-        rank_zero_warn(f"RecurrentStateMonitor sees nothing and logs nothing: {why}")
-
-    # -- checkpoint -----------------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Any]:
-        """The history, as plain numbers."""
-        return {"history": [dict(entry) for entry in self.history]}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on with the history of the checkpoint."""
-        self.history = [dict(entry) for entry in state_dict["history"]]

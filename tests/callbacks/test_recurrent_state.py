@@ -290,7 +290,7 @@ def test_the_history_is_plain_numbers_and_a_resumed_training_goes_on_with_it(tmp
     before, entry = first.state_dict()["history"]
     assert {type(value) for value in entry.values()} == {int, float}
     loaded = torch.load(tmp_path / "half.ckpt", weights_only=True)
-    assert {"history": [before, entry]} in loaded["callbacks"].values()
+    assert loaded["callbacks"]["RecurrentStateMonitor"] == first.state_dict()
 
     trainer(second, 16).fit(tiny("lstm"), ckpt_path=tmp_path / "half.ckpt", weights_only=True)
     assert [each["step"] for each in second.history] == [0, 8, 16]
@@ -308,9 +308,9 @@ def test_validating_a_step_again_replaces_its_numbers(train, tiny):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"every_n_steps": 0}, "every_n_steps=0, expected at least 1"),
-        ({"n_sequences": 0}, "n_sequences=0, expected at least 1"),
-        ({"max_tokens": 1}, "max_tokens=1, expected at least 2"),
+        ({"every_n_steps": 0}, "every_n_steps is 0: give 1 or more"),
+        ({"n_sequences": 0}, "n_sequences is 0: give 1 or more"),
+        ({"max_tokens": 1}, "max_tokens is 1: give 2 or more"),
     ],
 )
 def test_wrong_sizes_are_refused(options, message):

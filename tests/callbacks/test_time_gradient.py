@@ -276,7 +276,7 @@ def test_says_once_what_it_cannot_measure_and_ends_no_training(train, tiny):
         (
             Fails,
             {},
-            r"Fails\(tokens\) with tokens of shape \(3, 12\) failed: TypeError\('missing an input'\)",
+            r"Fails with inputs of shape \(3, 12\) failed: TypeError\('missing an input'\)",
         ),
         (Functional, {}, "does not call its first nn.Embedding: name as `at`"),
         (Diverged, {}, "the weights have diverged"),
@@ -360,8 +360,8 @@ def test_history_and_example_go_on_after_a_resume(train, tiny, tmp_path):
         trainer.fit(OtherData(), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
         assert [entry["step"] for entry in monitor.history] == [0, 4, 8, 12]
         assert monitor.history[:3] == first.history
-    assert torch.equal(second._example.inputs, first._example.inputs)
-    assert len(other._example.inputs) == 2
+    assert torch.equal(second._example["inputs"], first._example["inputs"])
+    assert len(other._example["inputs"]) == 2
 
 
 def test_the_figure_has_a_line_for_each_measurement_up_to_a_few(train, tiny):
