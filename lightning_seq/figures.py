@@ -70,13 +70,31 @@ def log_figure(logger: Logger, key: str, figure: "Figure", step: int) -> None:
             path.write_bytes(png_bytes(figure))
 
 
-def figure_path(logger: Logger, key: str, step: int) -> Path:
-    """Where `log_figure` puts the PNG file of a logger that takes no images."""
+def log_page(logger: Logger, key: str, html: str, step: int) -> None:
+    """Sends an HTML page to a logger; call it on rank zero.
+
+    Weights & Biases gets it as `wandb.Html` under `key`; every other logger, TensorBoard too, gets the file
+    `<log_dir>/figures/<key>-<step>.html`. A logger that fails is warned about once and ends no training.
+    """
+    with forgiving(logger, "a page"):
+        if isinstance(logger, WandbLogger):
+            import wandb
+
+            # as a file, since a string may be taken for a path; as it is, since it is whole by itself
+            logger.log_metrics({key: wandb.Html(io.StringIO(html), inject=False)}, step=step)  # type: ignore[dict-item]
+        elif not isinstance(logger, DummyLogger):
+            path = figure_path(logger, key, step, "html")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(html, encoding="utf-8")
+
+
+def figure_path(logger: Logger, key: str, step: int, suffix: str = "png") -> Path:
+    """Where `log_figure` and `log_page` put the file of a logger that takes none."""
     folder = logger.log_dir or logger.save_dir
     if folder is None:
         raise ValueError("it has neither images nor a directory (log_dir, save_dir)")
     name = re.sub(r"[^\w.-]", "_", key)
-    return Path(folder) / "figures" / f"{name}-{step:06d}.png"
+    return Path(folder) / "figures" / f"{name}-{step:06d}.{suffix}"
 
 
 @contextmanager

@@ -67,6 +67,7 @@ def test_the_public_names():
         "DyckBrackets",
         "HuggingFaceTextDataModule",
         "MemoryTask",
+        "RepeatedSequence",
         "ResumableDataModule",
         "SequenceDataModule",
         "TextDataModule",

@@ -1,115 +1,239 @@
-"""AttentionLogger: where the heads of a model look, seen at every validation."""
+"""AttentionLogger: where the heads of a model look, and how that changes with training."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_seq.callbacks.attention_figure import draw_heads
-from lightning_seq.callbacks.probe import inputs_of, undisturbed
+from lightning_seq.callbacks.heads import head_numbers
+from lightning_seq.callbacks.heads.example import example_of, text_example
+from lightning_seq.callbacks.heads.look import look, most_telling, view_of
+from lightning_seq.callbacks.heads.map_figure import draw_map
+from lightning_seq.callbacks.heads.overview_figure import draw_heads
+from lightning_seq.callbacks.heads.page import write_page
+from lightning_seq.callbacks.heads.training_figure import draw_training
+from lightning_seq.callbacks.heads.view import View
+from lightning_seq.callbacks.probe import Entry, Example, Probe
+from lightning_seq.callbacks.step_log import log_at_step
 from lightning_seq.errors import InputError
-from lightning_seq.figures import log_figure
-from lightning_seq.networks.attention_capture import AttentionCall, capture_attention, head_entropy
+from lightning_seq.figures import forgiving, log_page
+from lightning_seq.networks.base import check_sizes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MOST_KEPT = 256  # entries of the history: more are more than a picture has columns for
 
 
-class AttentionLogger(Callback):
-    """Shows what each attention head looks at, at the end of every validation.
+class AttentionLogger(Probe):
+    """Shows what each attention head looks at, while training keeps its fused kernels.
 
-    Works with any LightningModule whose `model(tokens)` runs PyTorch's attention, and leaves its fused
-    kernels, its random numbers and its weights alone. It looks at one example, the first of the validation
-    data, so that pictures of different steps can be compared. It logs
+    Works with any LightningModule whose `model(tokens)` runs attention in PyTorch, compiled or not:
+    scaled_dot_product_attention, nn.MultiheadAttention, FlexAttention, or a softmax by hand inside a module
+    whose name speaks of attention. Weights, random numbers and compiled graphs of the training stay as they
+    are. It looks at one fixed validation example, so that pictures of different steps can be compared. A
+    model without attention, such as an RNN, is shown by its saliency: the share of each earlier token in the
+    gradient of a prediction.
 
-    - `attention/entropy/layer0_head0` and so on: how evenly a head spreads its attention, from 0 (always on
-      one token) to 1 (the same on every token that it may see);
-    - `attention/entropy`: the mean over all heads;
-    - `attention/heads`: one picture with a map of every head.
+    Of each head it logs `attention/<measure>/layer0_head0` and so on, and of all heads the mean as
+    `attention/<measure>`, with `_min` and `_max`:
 
-    A model without attention is told of once, and nothing is logged.
+    - `entropy`: how evenly a token spreads its attention, from 0 (on one token) to 1 (the same on all that it
+      may see);
+    - `max_probability`: the largest share that a token gives to one token;
+    - `previous_token`, `first_token`: the share on the token just before, and on the first one;
+    - `induction`: in random tokens that are said twice, the share on what followed the same token the first
+      time (Olsson et al. 2022, https://arxiv.org/abs/2209.11895);
+    - `distance`: how far back it looks, in tokens;
+    - `max_logit`: the largest score before the softmax.
+
+    `attention/induction_heads` and its like for previous_token and first_token are the share of heads above
+    `head_threshold`. Saliency is logged as `saliency/<measure>`. A layer whose entropy collapses and a logit
+    that grows too large are warned about, once for each layer, in the terminal and as an alert of
+    Weights & Biases.
+
+    Pictures: `attention/heads` (every head), `attention/map` (one head, with its tokens) and
+    `attention/training` (each head's measures over the training so far): after the first, second, fourth,
+    eighth look and so on, and when training ends. `attention/page` is an interactive page, one at each look:
+    an HTML file in `figures/` of the run, or in Weights & Biases.
+
+    Attributes:
+        history: What was measured at each look, oldest first: dicts of what was logged, and `step`. Beyond
+            256 looks every second one is dropped.
+        view: What was seen last: maps, measures and tokens, as numpy arrays and text; None before.
 
     Args:
-        max_tokens: How much of the example to look at: its first tokens. Larger pictures show more and are
-            harder to read.
+        every_n_steps: Look after so many optimizer steps; by default at the end of every validation.
+        n_sequences: How many sequences the measures are averaged over, as far as the first batch has them;
+            maps are of the first.
+        max_tokens: How much of each sequence to look at: its first tokens. Maps show 256 at most.
+        layers: Numbers of the layers to log and show (default: all).
+        heads: Numbers of the heads of each layer to log and show (default: all).
+        text: A text to look at, in place of a validation example.
+        saliency: Whether to show the saliency of the whole model (default: where it has no attention).
+        page: Whether to write the interactive page.
+        head_threshold: The score from which on a head counts as one of previous tokens, of the first token,
+            or of induction.
+        warn_entropy_below: Warn when the mean entropy of a layer's heads falls below this.
+        warn_logit_above: Warn when a logit grows above this.
     """
 
-    def __init__(self, max_tokens: int = 64) -> None:
-        if max_tokens < 2:
-            raise InputError(f"AttentionLogger got max_tokens={max_tokens}, expected at least 2")
-        self.max_tokens = max_tokens
-        self._tokens: Tensor | None = None
-        self._silent = False
-
-    def on_validation_batch_start(
+    def __init__(
         self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        every_n_steps: int | None = None,
+        n_sequences: int = 1,
+        max_tokens: int = 64,
+        layers: list[int] | None = None,
+        heads: list[int] | None = None,
+        text: str | None = None,
+        saliency: bool | None = None,
+        page: bool = True,
+        head_threshold: float = 0.5,
+        warn_entropy_below: float | None = 0.01,
+        warn_logit_above: float | None = 100.0,
     ) -> None:
-        """Keeps the first example that comes by."""
-        if self._tokens is not None or self._silent:
-            return
-        inputs = inputs_of(batch)
-        if inputs is None:
-            self._stop(
-                "expected validation batches that are a tensor, a tuple that begins with one, or a dict with "
-                f"'inputs' or 'input_ids', got {type(batch).__name__}"
-            )
-            return
-        self._tokens = inputs[:1, : self.max_tokens].detach().clone()
+        check_sizes(n_sequences=n_sequences)
+        check_sizes(2, max_tokens=max_tokens)
+        for name, chosen in (("layers", layers), ("heads", heads)):
+            if chosen is not None and (not chosen or min(chosen) < 0):
+                raise InputError(
+                    f"{name} is {chosen}: give numbers from 0 on, such as [0, 1], or leave it out"
+                )
+        super().__init__(every_n_steps, n_sequences=n_sequences, max_tokens=max_tokens, text=text)
+        self.n_sequences, self.max_tokens, self.text = n_sequences, max_tokens, text
+        self.layers, self.heads = layers, heads
+        self.saliency, self.write_pages = saliency, page
+        self.head_threshold = head_threshold
+        self.warn_entropy_below, self.warn_logit_above = warn_entropy_below, warn_logit_above
+        self.view: View | None = None
+        self._alarmed: set[str] = set()
+        self._told = False
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks and logs."""
-        if trainer.sanity_checking or self._silent or self._tokens is None:
-            return
-        calls = self._look(trainer, pl_module, self._tokens)
-        if not calls:
-            return
-        entropies = [entropy.cpu() for _, entropy in calls]
-        # one example, the rank's own: without a collective, which a rank that saw no batch would not reach
-        # (sync_dist only keeps Lightning from asking for one)
-        pl_module.log_dict(_metrics(entropies), batch_size=1, sync_dist=True, rank_zero_only=True)
-        if not trainer.is_global_zero:
-            return
-        maps = [probabilities.cpu().numpy() for probabilities, _ in calls]
-        figure = draw_heads(maps, [entropy.numpy() for entropy in entropies], trainer.global_step)
-        for logger in trainer.loggers:
-            log_figure(logger, "attention/heads", figure, trainer.global_step)
+    # -- looking --------------------------------------------------------------------------------------
 
-    def _look(
-        self, trainer: Trainer, pl_module: LightningModule, tokens: Tensor
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Per layer the maps (heads, queries, keys) and the entropies (heads,)."""
+    def take(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Example:
+        """Returns the first sequences of the batch, or the text that was given."""
+        if self.text is None:
+            return example_of(batch, self.n_sequences, self.max_tokens)
+        vocab_size = pl_module.hparams.get("vocab_size")
+        return text_example(self.text, _tokenizer(trainer, pl_module), vocab_size, self.max_tokens)
+
+    def look(self, trainer: Trainer, pl_module: LightningModule, example: Example) -> Entry:
+        """Returns every measure of every head, and keeps the maps as `view`."""
         name = type(pl_module).__name__
-        try:
-            with (
-                undisturbed(pl_module),
-                trainer.precision_plugin.val_step_context(),
-                capture_attention(pl_module, reduce=_map_and_entropy) as calls,
-            ):
-                pl_module(tokens.to(pl_module.device))
-        except Exception as error:  # somebody else's forward: a picture is not worth a training
-            self._stop(f"{name}(tokens) with tokens of shape {tuple(tokens.shape)} failed: {error!r}")
-            return []
-        if not calls:
-            self._silent = True
-            rank_zero_info(f"AttentionLogger: {name} runs no attention that PyTorch shows; nothing is logged")
-        return calls
+        looked = look(pl_module, example, self.layers, self.heads, self.saliency)
+        if looked.unseen and not self._told:
+            self._told = True
+            rank_zero_warn(
+                f"AttentionLogger cannot see the attention of {', '.join(looked.unseen)} in {name}: it runs "
+                "outside PyTorch's own functions; scaled_dot_product_attention shows it"
+            )
+        if not looked.layers:
+            return self._nothing_there(f"{name} runs no attention that PyTorch shows")
+        self.view = view_of(f"step {trainer.global_step:,}", example, looked, _tokenizer(trainer, pl_module))
+        if len(self.history) >= _MOST_KEPT:
+            del self.history[1::2]
+        return head_numbers.summary(looked.layers, self.head_threshold) | head_numbers.of_heads(looked.layers)
 
-    def _stop(self, why: str) -> None:
-        self._silent = True
-        rank_zero_warn(f"AttentionLogger sees nothing and logs nothing: {why}")
+    def numbers(self, entry: Entry) -> dict[str, float]:
+        """Returns what is said of all heads; that of each goes past Lightning's log, which is slow."""
+        return {
+            key: value for key, value in entry.items() if key != "step" and not head_numbers.is_of_head(key)
+        }
+
+    def show(self, trainer: Trainer, entry: Entry) -> None:
+        """Logs the numbers of each head and the page, and raises alarms."""
+        heads = {key: value for key, value in entry.items() if head_numbers.is_of_head(key)}
+        if heads:
+            log_at_step(trainer, heads)
+        self._alarm(trainer)
+        if self.write_pages and trainer.is_global_zero and trainer.loggers:
+            html = self.page()
+            for logger in trainer.loggers:
+                log_page(logger, "attention/page", html, trainer.global_step)
+
+    def _alarm(self, trainer: Trainer) -> None:
+        for place, text in head_numbers.alarms(
+            self._seen().layers, self.warn_entropy_below, self.warn_logit_above
+        ):
+            if place in self._alarmed:
+                continue
+            self._alarmed.add(place)
+            rank_zero_warn(f"step {trainer.global_step:,}: {text}")
+            for logger in trainer.loggers if trainer.is_global_zero else ():
+                if isinstance(logger, WandbLogger):
+                    with forgiving(logger, "an alert"):
+                        logger.experiment.alert(title=f"Attention: {place}", text=text)
+
+    # -- showing --------------------------------------------------------------------------------------
+
+    def pictures(self) -> dict[str, "Figure"]:
+        """Returns the pictures of the last look and of the training so far."""
+        found = {} if self.view is None else {"heads": self.figure(), "map": self.map_figure()}
+        return {
+            f"attention/{name}": each for name, each in {**found, "training": self.training_figure()}.items()
+        }
+
+    def figure(self, measure: str = "entropy") -> "Figure":
+        """Draws every head of the last look.
+
+        Args:
+            measure: The number above each.
+
+        Raises:
+            InputError: There was no look yet.
+        """
+        return draw_heads(self._seen(), measure)
+
+    def map_figure(self, layer: int | None = None, head: int | None = None) -> "Figure":
+        """Draws the map of one head, with its tokens.
+
+        Args:
+            layer: Index into `view.layers` (default: that of the head with the largest induction score, or
+                the smallest entropy where none was measured).
+            head: Index into its heads.
+
+        Raises:
+            InputError: There was no look yet.
+        """
+        view = self._seen()
+        if layer is None or head is None:
+            layer, head = most_telling(view)
+        return draw_map(view, layer, head)
+
+    def training_figure(self) -> "Figure":
+        """Draws the measures of every head over the training so far.
+
+        Raises:
+            InputError: There was no look yet.
+        """
+        self._seen() if not self.history else None
+        return draw_training(self.history)
+
+    def page(self) -> str:
+        """Returns the interactive page of the last look: HTML that needs no network.
+
+        Raises:
+            InputError: There was no look yet.
+        """
+        return write_page([self._seen()], f"Attention, {self._seen().name}")
+
+    def summary(self) -> str:
+        """What was seen, in one line."""
+        return head_numbers.sentence(self.history[-1]) if self.history else "none was seen"
+
+    def _seen(self) -> View:
+        if self.view is None:
+            raise InputError(
+                "AttentionLogger has seen nothing yet: give it to a Trainer that validates, or give "
+                "every_n_steps"
+            )
+        return self.view
 
 
-def _map_and_entropy(call: AttentionCall) -> tuple[Tensor, Tensor]:
-    return call.probabilities[0], head_entropy(call.probabilities, call.visible)
-
-
-def _metrics(entropies: list[Tensor]) -> dict[str, float | Tensor]:
-    metrics: dict[str, float | Tensor] = {"attention/entropy": torch.cat(entropies).mean()}
-    for layer, heads in enumerate(entropies):
-        for head, entropy in enumerate(heads):
-            metrics[f"attention/entropy/layer{layer}_head{head}"] = entropy
-    return metrics
+def _tokenizer(trainer: Trainer, pl_module: LightningModule) -> Any:
+    for owner in (pl_module, getattr(trainer, "datamodule", None)):
+        if (tokenizer := getattr(owner, "tokenizer", None)) is not None:
+            return tokenizer
+    return None

@@ -47,8 +47,8 @@ class Probe(Callback):
         self._stopped = self._warned = False
 
     @abstractmethod
-    def take(self, batch: Any) -> Example:
-        """Returns what to look at of a batch: tensors by name, copies.
+    def take(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Example:
+        """Returns what to look at, of a batch or other than that: tensors by name, copies.
 
         Raises:
             InputError: It has nothing of the kind, and no other batch will.
@@ -89,20 +89,20 @@ class Probe(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keeps the first example that comes by."""
-        self._keep(batch)
+        self._keep(trainer, pl_module, batch)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Keeps the first example, where no validation came before the first look."""
         if self.every_n_steps is not None:
-            self._keep(batch)
+            self._keep(trainer, pl_module, batch)
 
-    def _keep(self, batch: Any) -> None:
+    def _keep(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         if self._example is not None or self._stopped:
             return
         try:
-            self._example = self.take(batch)
+            self._example = self.take(trainer, pl_module, batch)
         except InputError as error:
             self._stop(f"{error}")
 

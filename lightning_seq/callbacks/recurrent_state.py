@@ -59,7 +59,7 @@ class RecurrentStateMonitor(Probe):
         super().__init__(every_n_steps, n_sequences=n_sequences, max_tokens=max_tokens)
         self.n_sequences, self.max_tokens = n_sequences, max_tokens
 
-    def take(self, batch: Any) -> Example:
+    def take(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Example:
         """Returns the beginnings of the first examples of a batch."""
         inputs = inputs_of(batch)
         if inputs is None or inputs.dim() < 2:

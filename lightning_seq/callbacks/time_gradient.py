@@ -62,7 +62,7 @@ class TimeGradientMonitor(Probe):
         if self.at:
             find_embedding(pl_module, self.at)
 
-    def take(self, batch: Any) -> Example:
+    def take(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Example:
         """Returns the first sequences of a batch, and what follows each."""
         example = example_of(batch, self.n_sequences, self.max_lag)
         if example is None:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from lightning.pytorch import Callback, Trainer
 
 from lightning_seq.callbacks import (
+    AttentionLogger,
     GradientClippingMonitor,
     GradientIncidentRecorder,
     SampleLogger,
@@ -21,6 +22,7 @@ _WATCHERS: dict[str, Any] = {
     "clipping": GradientClippingMonitor,
     "incidents": GradientIncidentRecorder,
     "in time": TimeGradientMonitor,
+    "attention": AttentionLogger,
 }
 
 _Kind = TypeVar("_Kind", bound=Callback)

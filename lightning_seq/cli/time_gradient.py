@@ -13,12 +13,11 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule, LightningModule, seed_everything
 
 import lightning_seq.models  # noqa: F401  (classes that are known by name without their path)
-from lightning_seq import checkpoints
 from lightning_seq.callbacks.time_gradient_example import Example, example_of
 from lightning_seq.callbacks.time_gradient_figure import Line, draw_models, factor
 from lightning_seq.cli import usage
 from lightning_seq.cli.configs import configs_first
-from lightning_seq.cli.data_only import build_data
+from lightning_seq.cli.trained import label, model_and_data
 from lightning_seq.data import SequenceDataModule
 from lightning_seq.data.scored_text import file_text, scored_text
 from lightning_seq.data.tokenization.ready_made import parse_tokenizer
@@ -37,7 +36,7 @@ def compare(options: Namespace) -> list[dict[str, Any]]:
     """
     results = []
     for name in options.models:
-        model, data = _checkpoint(name, options) if _is_checkpoint(name) else _recipe(name)
+        model, data = _trained(name, options) if _is_checkpoint(name) else _recipe(name)
         example, text = _example(model, data, options)
         found = time_gradient(model, example.inputs, example.targets)
         names = {"model": name, "label": _label(name)}
@@ -54,11 +53,11 @@ def compare(options: Namespace) -> list[dict[str, Any]]:
 
 def _label(name: str) -> str:
     """Returns a recipe's name, or the names of a checkpoint's run and file."""
-    path = Path(name)
-    if not _is_checkpoint(name):
-        return path.stem
-    run = path.resolve().parent
-    return f"{run.parent.name if run.name == 'checkpoints' else run.name}/{path.name}"
+    return label(name) if _is_checkpoint(name) else Path(name).stem
+
+
+def _trained(checkpoint: str, options: Namespace) -> tuple[LightningModule, Any]:
+    return model_and_data(checkpoint, options.trust, "time-gradient", with_data=options.text is None)
 
 
 def _is_checkpoint(name: str) -> bool:
@@ -97,19 +96,6 @@ def _as_word(section: Any, name: str, key: str) -> str:
             f"{name} has no section {key}, and the gradient needs a model and data: give another"
         )
     return section if isinstance(section, str) else json.dumps(section)
-
-
-def _checkpoint(path: str, options: Namespace) -> tuple[LightningModule, Any]:
-    """Returns the model, and the data of its run if that is there and needed."""
-    model = checkpoints.load(path, options.trust)
-    configs = [parent / "config.yaml" for parent in list(Path(path).resolve().parents)[:2]]
-    config = next((each for each in configs if each.is_file()), None)
-    if options.text is not None or config is None:
-        return model, None
-    data = build_data(["--config", str(config)], "time-gradient")
-    if (tokenizer := getattr(model, "tokenizer", None)) is not None and hasattr(data, "adopt_tokenizer"):
-        data.adopt_tokenizer(tokenizer.to_str())
-    return model, data
 
 
 def _example(model: Any, data: Any, options: Namespace) -> tuple[Example, str]:

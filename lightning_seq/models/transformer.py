@@ -20,7 +20,8 @@ class TransformerLanguageModel(LanguageModel):
         num_heads: Attention heads in each block; 2 x num_heads must divide embedding_dim.
         context_length: Longest past that is kept in generation, and the longest window to train on.
         feedforward_dim: Width inside the feed-forward layers (default: 4 x embedding_dim; with swiglu 8/3,
-            rounded up to a multiple of 8).
+            rounded up to a multiple of 8); 0 for blocks of attention alone (Elhage et al. 2021,
+            https://transformer-circuits.pub/2021/framework/index.html).
         dropout: Probability of dropping an embedding, an attention weight or a layer's output.
         rope_base: Base of the rotary wavelengths.
         tie_weights: Whether embedding and output layer share one matrix.

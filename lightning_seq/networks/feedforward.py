@@ -67,8 +67,13 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 def build_feedforward(
     embedding_dim: int, feedforward_dim: int | None, activation: Activation, bias: bool
-) -> nn.Module:
-    """Returns the layer, of width 4 x ``embedding_dim`` or, gated, 8/3: equally many weights."""
+) -> nn.Module | None:
+    """Returns the layer, by default of width 4 x ``embedding_dim`` or, gated, 8/3: equally many weights.
+
+    None where ``feedforward_dim`` is 0: a block without it.
+    """
+    if feedforward_dim == 0:
+        return None
     if activation == "swiglu":
         return SwiGLU(embedding_dim, feedforward_dim or -(-8 * embedding_dim // 24) * 8, bias)
     return MLP(embedding_dim, feedforward_dim or 4 * embedding_dim, activation, bias)

@@ -1,6 +1,6 @@
 """A decoder-only Transformer: pre-norm blocks of attention and a feed-forward layer, parts by arguments."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypedDict
 
 import torch
@@ -18,6 +18,8 @@ Positions = Literal["rotary", "learned", "sinusoidal", "none"]
 Norm = Literal["rms", "layer"]
 Initialization = Literal["unit", "gpt2"]
 
+_INTO_RESIDUAL = ("attention.out.weight", "feedforward.down.weight")
+
 
 class KeyValueCache(TypedDict):
     """The Transformer's state: room for a fixed number of past tokens, newest last.
@@ -32,17 +34,18 @@ class KeyValueCache(TypedDict):
 
 
 class Block(nn.Module):
-    """Attention, then a feed-forward layer, each on a normalised input and added to the residual stream."""
+    """Attention and mostly a feed-forward layer, each on a normalised input, added to the residual stream."""
 
     def __init__(
         self,
         attention: CausalSelfAttention,
-        feedforward: nn.Module,
-        norms: tuple[nn.Module, nn.Module],
+        feedforward: nn.Module | None,
+        new_norm: Callable[[], nn.Module],
         dropout: float,
     ) -> None:
         super().__init__()
-        self.attention_norm, self.feedforward_norm = norms
+        self.attention_norm = new_norm()
+        self.feedforward_norm = new_norm() if feedforward is not None else None
         self.attention, self.feedforward = attention, feedforward
         self.dropout = nn.Dropout(dropout)
 
@@ -56,7 +59,9 @@ class Block(nn.Module):
         """``(batch, time, embedding_dim)`` in and out, and the layer's cache."""
         attended, cache = self.attention(self.attention_norm(x), rotation, cache, mask)
         x = x + self.dropout(attended)
-        return x + self.dropout(self.feedforward(self.feedforward_norm(x))), cache
+        if self.feedforward is not None and self.feedforward_norm is not None:
+            x = x + self.dropout(self.feedforward(self.feedforward_norm(x)))
+        return x, cache
 
 
 class Transformer(Network):
@@ -77,7 +82,8 @@ class Transformer(Network):
         num_heads: Attention heads in each block; 2 x num_heads must divide ``embedding_dim``.
         context_length: Longest past that is kept in generation, and the longest window to train on.
         feedforward_dim: Width inside the feed-forward layers (default: 4 x ``embedding_dim``; with swiglu
-            8/3, rounded up to a multiple of 8).
+            8/3, rounded up to a multiple of 8); 0 for blocks of attention alone (Elhage et al. 2021,
+            https://transformer-circuits.pub/2021/framework/index.html).
         dropout: Probability of dropping an embedding, an attention weight or a layer's output.
         rope_base: Base of the rotary wavelengths.
         tie_weights: Whether embedding and output layer share one matrix.
@@ -128,9 +134,9 @@ class Transformer(Network):
         check_dropout(dropout)
         check_sizes(context_length=context_length, num_layers=num_layers, num_heads=num_heads)
         check_sizes(vocab_size=vocab_size, embedding_dim=embedding_dim)
-        optional = {"feedforward_dim": feedforward_dim, "sliding_window": sliding_window}
-        optional["num_key_value_heads"] = num_key_value_heads
+        optional = {"num_key_value_heads": num_key_value_heads, "sliding_window": sliding_window}
         check_sizes(**{name: size for name, size in optional.items() if size is not None})
+        check_sizes(0, feedforward_dim=feedforward_dim or 0)
         if not 0 < rope_base < float("inf"):
             raise InputError(f"rope_base is {rope_base}: give a number above 0, such as 10000")
         check_choice("norm", norm, Norm)
@@ -159,7 +165,7 @@ class Transformer(Network):
                 embedding_dim, num_heads, dropout, num_key_value_heads, qk_norm, bias
             )
             feedforward = build_feedforward(embedding_dim, feedforward_dim, activation, bias)
-            return Block(attention, feedforward, (new_norm(), new_norm()), dropout)
+            return Block(attention, feedforward, new_norm, dropout)
 
         self.embedding = nn.Embedding(vocab_size, embedding_dim)
         if positions == "learned":
@@ -187,13 +193,13 @@ class Transformer(Network):
         to recall. A matrix shared with the head is smaller, and its embeddings are scaled up again, as in
         Vaswani et al.; what writes to the residual stream is scaled down by depth, as in GPT-2.
         """
+        residual = [name for name, _ in self.named_parameters() if name.endswith(_INTO_RESIDUAL)]
         for name, parameter in self.named_parameters():
             if parameter.dim() < 2:
                 if initialization == "gpt2" and name.endswith("bias"):
                     nn.init.zeros_(parameter)
                 continue
-            residual = name.endswith(("attention.out.weight", "feedforward.down.weight"))
-            scale = (2 * len(self.blocks)) ** -0.5 if residual else 1.0
+            scale = len(residual) ** -0.5 if name in residual else 1.0
             std = 0.02 if initialization == "gpt2" else parameter.size(1) ** -0.5
             nn.init.normal_(parameter, std=scale * std)
         if initialization == "unit" and self.embedding_scale == 1.0:

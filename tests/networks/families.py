@@ -43,6 +43,7 @@ FAMILIES = {
     "transformer_sinusoidal": lambda: _transformer(positions="sinusoidal", activation="gelu"),
     "transformer_no_positions": lambda: _transformer(positions="none", activation="relu_squared"),
     "transformer_window": lambda: _transformer(sliding_window=5),
+    "transformer_attention_only": lambda: _transformer(feedforward_dim=0, tie_weights=False),
     "transformer_checkpointed": lambda: _transformer(activation_checkpointing=True),
 }
 

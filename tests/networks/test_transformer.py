@@ -96,6 +96,24 @@ def test_residual_outputs_start_smaller_with_depth():
     assert net.blocks[0].attention.out.weight.std().item() == pytest.approx(128**-0.5 / 4, rel=0.1)
 
 
+@pytest.mark.parametrize("activation", ["swiglu", "gelu"])
+def test_blocks_of_attention_alone_are_the_usual_ones_with_silent_feedforward_layers(activation):
+    alone, usual = (small(feedforward_dim=width, activation=activation) for width in (0, None))
+    names = dict(alone.named_parameters())
+    assert names.keys() == {name for name, _ in usual.named_parameters() if "feedforward" not in name}
+    usual.load_state_dict(names, strict=False)
+    with torch.no_grad():
+        for block in usual.blocks:
+            block.feedforward.down.weight.zero_()
+    tokens = torch.randint(0, 17, (2, 9))
+    assert torch.equal(alone(tokens)[0], usual(tokens)[0])
+
+
+def test_blocks_of_attention_alone_start_larger_as_fewer_add_up():
+    net = Transformer(17, 128, 8, 2, feedforward_dim=0)
+    assert net.blocks[0].attention.out.weight.std().item() == pytest.approx(128**-0.5 / 8**0.5, rel=0.1)
+
+
 @pytest.mark.parametrize("tie_weights", [True, False])
 def test_tokens_come_in_and_logits_go_out_of_unit_size(tie_weights):
     net = Transformer(300, 128, 8, 2, tie_weights=tie_weights)
@@ -243,6 +261,7 @@ def test_sinusoids_are_the_papers():
         ({"memory_length": -1}, "memory_length is -1: give 0 or more"),
         ({"sliding_window": 0}, "sliding_window is 0: give 1 or more"),
         ({"num_layers": 0}, "num_layers is 0: give 1 or more"),
+        ({"feedforward_dim": -1}, "feedforward_dim is -1: give 0 or more"),
         ({"rope_base": 0.0}, "rope_base is 0.0: give a number above 0"),
         ({"rope_base": math.nan}, "rope_base is nan: give a number above 0"),
         ({"dropout": 1.0}, "dropout is 1.0, and a probability"),

@@ -1,0 +1,107 @@
+"""Numbers of heads, by the keys under which they are logged, and what in them is an alarm."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from lightning_seq.callbacks.heads.look import SALIENCY
+from lightning_seq.callbacks.heads.view import LayerView
+
+KINDS = ("previous_token", "first_token", "induction")
+"""Measures by which a head is said to be of a kind."""
+
+
+def of_heads(layers: Sequence[LayerView]) -> dict[str, float]:
+    """Returns each measure of each head, as ``attention/entropy/layer0_head1``."""
+    return {
+        f"attention/{measure}/{layer.name.replace(' ', '')}_head{head}": float(value)
+        for layer in layers
+        if layer.name != SALIENCY
+        for measure, values in layer.measures.items()
+        for head, value in zip(layer.heads, values, strict=True)
+    }
+
+
+def is_of_head(key: str) -> bool:
+    """Says whether a number is one head's."""
+    return key.startswith("attention/") and "/layer" in key
+
+
+def sentence(entry: Mapping[str, float]) -> str:
+    """Returns an entry of the logger's history in one line."""
+    if "attention/entropy" not in entry:
+        return (
+            f"saliency: entropy {entry['saliency/entropy']:.2f}, {entry['saliency/distance']:.1f} tokens back"
+        )
+    count = sum(key.startswith("attention/entropy/layer") for key in entry)
+    kinds = [
+        f"{round(entry[key] * count)} {name}"
+        for kind, name in (
+            ("previous_token", "previous-token"),
+            ("induction", "induction"),
+            ("first_token", "resting"),
+        )
+        if entry.get(key := f"attention/{kind}_heads")
+    ]
+    return f"entropy {entry['attention/entropy']:.2f} over {count} heads" + "".join(
+        f", {each}" for each in kinds
+    )
+
+
+def summary(layers: Sequence[LayerView], threshold: float) -> dict[str, float]:
+    """Returns mean, smallest and largest of each measure, and how many heads are of a kind.
+
+    Args:
+        layers: Of the attention and, perhaps, the saliency, which gives ``saliency/entropy`` and so on.
+        threshold: The score from which on a head is of a kind.
+    """
+    numbers: dict[str, float] = {}
+    measured: dict[str, list[float]] = {}
+    for layer in layers:
+        for measure, values in layer.measures.items():
+            if layer.name == SALIENCY:
+                numbers[f"saliency/{measure}"] = float(values[0])
+            else:
+                measured.setdefault(measure, []).extend(values.tolist())
+    for measure, scores in measured.items():
+        numbers[f"attention/{measure}"] = float(np.mean(scores))
+        numbers[f"attention/{measure}_min"] = min(scores)
+        numbers[f"attention/{measure}_max"] = max(scores)
+        if measure in KINDS:
+            numbers[f"attention/{measure}_heads"] = float(np.mean(np.array(scores) >= threshold))
+    return numbers
+
+
+def alarms(
+    layers: Sequence[LayerView], entropy_below: float | None, logit_above: float | None
+) -> Iterator[tuple[str, str]]:
+    """Yields what is wrong, and where: a word for the place, and one line.
+
+    Args:
+        layers: Those of the attention; saliency raises no alarm.
+        entropy_below: The mean over a layer's heads below which its attention has collapsed.
+        logit_above: The largest logit of a head.
+    """
+    for layer in layers:
+        measures: Mapping[str, np.ndarray] = {} if layer.name == SALIENCY else layer.measures
+        entropy, logits = measures.get("entropy"), measures.get("max_logit")
+        if (
+            entropy is not None
+            and entropy_below is not None
+            and len(entropy)
+            and entropy.mean() < entropy_below
+        ):
+            yield (
+                f"entropy of {layer.name}",
+                f"the attention of {layer.name} has collapsed: the mean entropy of its heads is "
+                f"{entropy.mean():.2g}, below {entropy_below:g} (warn_entropy_below); a lower learning rate, "
+                "a longer warm-up or qk_norm keep attention open",
+            )
+        if logits is not None and logit_above is not None and len(logits) and logits.max() > logit_above:
+            head = layer.heads[int(logits.argmax())]
+            yield (
+                f"logits of {layer.name}",
+                f"the attention of {layer.name}, head {head}, has a logit of {logits.max():.4g}, above "
+                f"{logit_above:g} (warn_logit_above): logits that grow break trainings; a lower learning "
+                "rate, weight decay or qk_norm keep them small",
+            )

@@ -1,0 +1,194 @@
+"""One look at a model: attention, and saliency where there is none, as numbers on the CPU."""
+
+from collections.abc import Callable, Collection, Mapping
+from itertools import count
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lightning_seq.callbacks.heads.example import run
+from lightning_seq.callbacks.heads.labels import token_texts
+from lightning_seq.callbacks.heads.view import MEASURES, LayerView, View
+from lightning_seq.callbacks.probe import Example
+from lightning_seq.errors import InputError
+from lightning_seq.networks.attention_capture import AttentionCall, capture_attention
+from lightning_seq.networks.attention_measures import (
+    attention_maps,
+    induction_score,
+    measure_heads,
+    repeated_tokens,
+)
+from lightning_seq.networks.embedded_inputs import find_logits
+from lightning_seq.networks.saliency import saliency
+
+SALIENCY = "saliency"
+MOST_SHOWN = 256  # tokens of a map: more make pages of many megabytes
+
+_PERIOD, _SEQUENCES = 16, 4  # of the random tokens that show induction
+
+_Measures = dict[str, Tensor]
+
+
+class Looked(NamedTuple):
+    """What was found.
+
+    Attributes:
+        layers: Of the attention, in the order in which it ran, and of the saliency.
+        predicted: After each token of the first sequence the likeliest id and its probability; empty where
+            the model gives no logits.
+        unseen: Modules that attend by a kernel that shows nothing.
+    """
+
+    layers: tuple[LayerView, ...]
+    predicted: tuple[tuple[int, float], ...]
+    unseen: tuple[str, ...]
+
+
+def look(
+    module: nn.Module,
+    example: Example,
+    layers: Collection[int] | None = None,
+    heads: Collection[int] | None = None,
+    with_saliency: bool | None = None,
+) -> Looked:
+    """Looks at what a model attends to.
+
+    Args:
+        module: Any; in evaluation mode, without gradients.
+        example: What ``example_of`` gave, on the module's device.
+        layers: Numbers of the layers to look at (default: all).
+        heads: Numbers of the heads of each (default: all).
+        with_saliency: Whether to add the saliency of the whole model (default: where there is no attention).
+
+    Raises:
+        InputError: The weights have diverged; or there is no saliency where it was asked for.
+    """
+    valid, inputs = example.get("valid"), example["inputs"]
+    repeated = _repeated(module, inputs)
+
+    def reduce(call: AttentionCall) -> tuple[str, Tensor, _Measures]:
+        fits = valid is not None and valid.shape == (call.sequences, call.queries)
+        return call.module, attention_maps(call, MOST_SHOWN), measure_heads(call, valid if fits else None)
+
+    found, output, unseen = _capture(module, example, reduce, layers)
+    induction = {} if repeated is None or not found else _induction(module, repeated, layers)
+    views = [
+        _view(f"layer {i}", name, maps, measures | induction.get(i, {}), heads)
+        for i, (name, maps, measures) in found.items()
+    ]
+    if with_saliency or (with_saliency is None and not found and not unseen):
+        views.append(_saliency(module, inputs, valid, repeated))
+    return Looked(tuple(views), _predicted(output, inputs), tuple(unseen))
+
+
+def view_of(name: str, example: Example, looked: Looked, tokenizer: Any) -> View:
+    """Returns what was found, with the tokens as text.
+
+    Args:
+        name: Which model.
+        example: What was looked at.
+        looked: What was found.
+        tokenizer: Decodes ids; None: they are shown as numbers.
+    """
+    inputs = example["inputs"][0]
+    shown = min(len(inputs), MOST_SHOWN) if inputs.dim() == 1 else 0
+    ids = [] if inputs.is_floating_point() else inputs[:shown].tolist()
+    tokens = token_texts(ids, tokenizer) if ids else tuple(map(str, range(len(inputs))))
+    following = token_texts([i for i, _ in looked.predicted[:shown]], tokenizer) if ids else ()
+    shares = [share for _, share in looked.predicted[: len(following)]]
+    return View(name, tokens, looked.layers, tuple(zip(following, shares, strict=True)))
+
+
+def most_telling(view: View) -> tuple[int, int]:
+    """Returns layer and head, as indices, of the largest induction score, or else of the smallest entropy."""
+    best = "induction" if any("induction" in layer.measures for layer in view.layers) else "entropy"
+    sign = 1 if best == "induction" else -1
+    scores = {
+        (i, h): sign * float(score)
+        for i, layer in enumerate(view.layers)
+        for h, score in enumerate(layer.measures.get(best, ()))
+    }
+    return max(scores, key=scores.__getitem__)  # the first of equals
+
+
+def _capture(
+    module: nn.Module,
+    example: Example,
+    reduce: Callable[[AttentionCall], Any],
+    layers: Collection[int] | None,
+) -> tuple[dict[int, Any], Any, list[str]]:
+    """Returns by layer what ``reduce`` made of it, the model's output, and what could not be seen."""
+    number = count()
+
+    def chosen(call: AttentionCall) -> Any:
+        return reduce(call) if next(number) in (layers or ()) or layers is None else None
+
+    with capture_attention(module, len(example["inputs"]), chosen) as captured:
+        output = run(module, example)
+    found = {i: each for i, each in enumerate(captured.calls) if each is not None}
+    return found, output, captured.unseen
+
+
+def _repeated(module: nn.Module, inputs: Tensor) -> Tensor | None:
+    """Returns random tokens said twice, None where the inputs are no tokens or too few."""
+    period = min(_PERIOD, inputs.size(1) // 2)
+    embedding = next((m for m in module.modules() if isinstance(m, nn.Embedding)), None)
+    if period < 4 or inputs.dim() != 2 or inputs.is_floating_point() or embedding is None:
+        return None
+    return repeated_tokens(embedding.num_embeddings, period, _SEQUENCES).to(inputs.device)
+
+
+def _induction(module: nn.Module, repeated: Tensor, layers: Collection[int] | None) -> dict[int, _Measures]:
+    period = repeated.size(1) // 2
+    try:
+        found, _, _ = _capture(
+            module, {"inputs": repeated}, lambda call: {"induction": induction_score(call, period)}, layers
+        )
+    except Exception:  # somebody else's model may not take any tokens: its attention is seen all the same
+        return {}
+    return found
+
+
+def _saliency(module: nn.Module, inputs: Tensor, valid: Tensor | None, repeated: Tensor | None) -> LayerView:
+    if inputs.dim() != 2 or inputs.is_floating_point():
+        raise InputError(
+            f"saliency needs token ids (batch, time), and the inputs have shape {tuple(inputs.shape)} and "
+            f"{inputs.dtype}: leave saliency out"
+        )
+    call = _saliency_call(module, inputs)
+    measures = measure_heads(call, valid)
+    if repeated is not None:
+        again = _saliency_call(module, repeated[:1])
+        measures["induction"] = induction_score(again, repeated.size(1) // 2)
+    return _view(SALIENCY, "", attention_maps(call, MOST_SHOWN), measures, None)
+
+
+def _saliency_call(module: nn.Module, inputs: Tensor) -> AttentionCall:
+    maps = saliency(module, inputs).maps[:, None]  # (sequences, 1 head, queries, keys)
+    visible = torch.arange(1, inputs.size(1) + 1, device=maps.device).expand(maps.shape[:-1])
+    return AttentionCall.of_maps(maps, visible)
+
+
+def _view(
+    name: str, module: str, maps: Tensor, measures: Mapping[str, Tensor], heads: Collection[int] | None
+) -> LayerView:
+    shown = [i for i in range(len(maps)) if heads is None or i in heads]
+    if not maps.isfinite().all():
+        raise InputError("the attention holds numbers that are not finite: the weights have diverged")
+    return LayerView(
+        name,
+        module,
+        tuple(shown),
+        maps[shown].float().cpu().numpy(),
+        {each: measures[each][shown].float().cpu().numpy() for each in MEASURES if each in measures},
+    )
+
+
+def _predicted(output: Any, inputs: Tensor) -> tuple[tuple[int, float], ...]:
+    try:
+        logits = find_logits(output, *inputs.shape[:2])[0]
+    except InputError:
+        return ()
+    likeliest = logits.float().softmax(-1).max(-1)
+    return tuple(zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True))

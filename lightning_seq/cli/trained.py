@@ -1,0 +1,34 @@
+"""A checkpoint's model, and the data of its run where that lies beside it."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning_seq import checkpoints
+from lightning_seq.cli.data_only import build_data
+
+
+def label(checkpoint: str) -> str:
+    """Returns the names of a checkpoint's run and file."""
+    path = Path(checkpoint)
+    run = path.resolve().parent
+    return f"{run.parent.name if run.name == 'checkpoints' else run.name}/{path.name}"
+
+
+def model_and_data(checkpoint: str, trust: bool, command: str, with_data: bool = True) -> tuple[Any, Any]:
+    """Returns the model, and the DataModule of its run; None where there is none or it is not asked for.
+
+    Args:
+        checkpoint: A .ckpt file.
+        trust: Whether a class outside this package that it names may be imported.
+        command: Which command asks.
+        with_data: Whether the data are needed.
+    """
+    model = checkpoints.load(checkpoint, trust)
+    configs = [parent / "config.yaml" for parent in list(Path(checkpoint).resolve().parents)[:2]]
+    config = next((each for each in configs if each.is_file()), None)
+    if not with_data or config is None:
+        return model, None
+    data = build_data(["--config", str(config)], command)
+    if (tokenizer := getattr(model, "tokenizer", None)) is not None and hasattr(data, "adopt_tokenizer"):
+        data.adopt_tokenizer(tokenizer.to_str())
+    return model, data
