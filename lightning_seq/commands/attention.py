@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning_seq.commands import find_own_modules
 
-COMMANDS = {"attention": "what models attend to, one page: --checkpoint FILE ... --text TEXT"}
+COMMANDS = {"attention": "what models attend to, one page: --checkpoint FILE ..."}
 
 EXPLAINED = """\
 A model without attention, such as an RNN, is shown by its saliency: the share of

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SCRIPTS = ("page_text.js", "page_map.js", "page_grid.js", "page_pane.js", "page.js")
-_POLICY = "style-src '{style}'; script-src '{script}'; base-uri 'none'; form-action 'none'"
+_POLICY = (
+    "default-src 'none'; style-src '{style}'; script-src '{script}'; base-uri 'none'; form-action 'none'"
+)
 
 
 def write_page(views: Sequence[View], title: str, note: str = "") -> str:
