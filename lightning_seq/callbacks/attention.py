@@ -208,7 +208,8 @@ class AttentionLogger(Probe):
         Raises:
             InputError: There was no look yet.
         """
-        self._seen() if not self.history else None
+        if not self.history:
+            self._seen()
         return draw_training(self.history)
 
     def page(self) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from itertools import count
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -105,7 +106,7 @@ def most_telling(view: View) -> tuple[int, int]:
     best = "induction" if any("induction" in layer.measures for layer in view.layers) else "entropy"
     sign = 1 if best == "induction" else -1
     scores = {
-        (i, h): sign * float(score)
+        (i, h): sign * float(score) if np.isfinite(score) else -np.inf
         for i, layer in enumerate(view.layers)
         for h, score in enumerate(layer.measures.get(best, ()))
     }
