@@ -62,8 +62,11 @@ def summary(layers: Sequence[LayerView], threshold: float) -> dict[str, float]:
             if layer.name == SALIENCY:
                 numbers[f"saliency/{measure}"] = float(values[0])
             else:
-                measured.setdefault(measure, []).extend(values.tolist())
+                # NaN: of a head whose queries have no choice
+                measured.setdefault(measure, []).extend(values[np.isfinite(values)].tolist())
     for measure, scores in measured.items():
+        if not scores:
+            continue
         numbers[f"attention/{measure}"] = float(np.mean(scores))
         numbers[f"attention/{measure}_min"] = min(scores)
         numbers[f"attention/{measure}_max"] = max(scores)
