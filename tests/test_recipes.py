@@ -106,3 +106,19 @@ def test_the_trio_draws_one_picture_with_the_decay_of_each_family(tmp_path, caps
     decays = [each["decay_per_step"] for each in found["models"]]
     assert decays == pytest.approx([0.45, 0.98, 1.0], abs=0.03)
     assert (tmp_path / "trio.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_two_layers_of_attention_grow_an_induction_head_and_one_does_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    for layers in (2, 1):
+        trainer, model, data = lightning_seq.from_recipe(
+            "induction", trainer={"enable_progress_bar": False}, **{"model.num_layers": layers}
+        )
+        trainer.fit(model, data)
+        found[layers] = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    assert found[2]["val_accuracy"] > 0.9
+    assert found[1]["val_accuracy"] < 0.2
+    assert found[2]["attention/induction_max"] > 0.6
+    assert found[1]["attention/induction_max"] < 0.2

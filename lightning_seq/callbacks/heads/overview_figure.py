@@ -115,7 +115,7 @@ def palette() -> "NDArray[np.uint8]":
     import matplotlib
 
     colors: NDArray[np.float64] = matplotlib.colormaps["magma"](np.linspace(0, 1, 256))
-    return (colors[:, :3] * 255).astype(np.uint8)
+    return np.asarray(colors[:, :3] * 255, np.uint8)
 
 
 def _grid(view: View) -> _Grid:
