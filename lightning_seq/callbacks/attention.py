@@ -138,9 +138,8 @@ class AttentionLogger(Probe):
 
     def numbers(self, entry: Entry) -> dict[str, float]:
         """Returns what is said of all heads; that of each goes past Lightning's log, which is slow."""
-        return {
-            key: value for key, value in entry.items() if key != "step" and not head_numbers.is_of_head(key)
-        }
+        chosen = super().numbers(entry)
+        return {key: value for key, value in chosen.items() if not head_numbers.is_of_head(key)}
 
     def show(self, trainer: Trainer, entry: Entry) -> None:
         """Logs the numbers of each head and the page, and raises alarms."""
@@ -170,10 +169,10 @@ class AttentionLogger(Probe):
 
     def pictures(self) -> dict[str, "Figure"]:
         """Returns the pictures of the last look and of the training so far."""
-        found = {} if self.view is None else {"heads": self.figure(), "map": self.map_figure()}
-        return {
-            f"attention/{name}": each for name, each in {**found, "training": self.training_figure()}.items()
-        }
+        pictures = {"attention/training": self.training_figure()}
+        if self.view is not None:  # a resumed training may end before it looks
+            pictures |= {"attention/heads": self.figure(), "attention/map": self.map_figure()}
+        return pictures
 
     def figure(self, measure: str = "entropy") -> "Figure":
         """Draws every head of the last look.
@@ -218,7 +217,8 @@ class AttentionLogger(Probe):
         Raises:
             InputError: There was no look yet.
         """
-        return write_page([self._seen()], f"Attention, {self._seen().name}")
+        view = self._seen()
+        return write_page([view], f"Attention, {view.name}")
 
     def summary(self) -> str:
         """What was seen, in one line."""

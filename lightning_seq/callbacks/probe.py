@@ -223,6 +223,22 @@ def undisturbed(module: LightningModule) -> Iterator[None]:
         yield
 
 
+def sequences_of(batch: Any) -> Tensor:
+    """Returns the inputs of a batch, ``(batch, time, ...)``.
+
+    Raises:
+        InputError: The batch is of another kind, or its sequences are empty.
+    """
+    inputs = inputs_of(batch)
+    if inputs is None or inputs.dim() < 2 or inputs.size(1) < 1:
+        got = type(batch).__name__ if inputs is None else f"inputs of shape {tuple(inputs.shape)}"
+        raise InputError(
+            "expected batches that are a tensor (batch, time), a tuple that begins with one, or a dict with "
+            f"one as 'inputs' or 'input_ids', got {got}"
+        )
+    return inputs
+
+
 def inputs_of(batch: Any) -> Tensor | None:
     """Returns the inputs of a batch of any usual kind, a row an example, or None of another kind."""
     if isinstance(batch, Mapping):

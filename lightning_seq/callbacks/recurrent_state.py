@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from lightning_seq.callbacks.probe import Entry, Example, Probe, inputs_of
+from lightning_seq.callbacks.probe import Entry, Example, Probe, sequences_of
 from lightning_seq.callbacks.recurrent_state_figure import draw_recurrent_states
 from lightning_seq.errors import InputError
 from lightning_seq.networks.base import check_sizes
@@ -61,14 +61,7 @@ class RecurrentStateMonitor(Probe):
 
     def take(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Example:
         """Returns the beginnings of the first examples of a batch."""
-        inputs = inputs_of(batch)
-        if inputs is None or inputs.dim() < 2:
-            got = type(batch).__name__ if inputs is None else f"inputs of shape {tuple(inputs.shape)}"
-            raise InputError(
-                "expected batches that are a tensor (batch, time), a tuple that begins with one, or a dict "
-                f"with one as 'inputs' or 'input_ids', got {got}"
-            )
-        return {"inputs": inputs[: self.n_sequences, : self.max_tokens].detach().clone()}
+        return {"inputs": sequences_of(batch)[: self.n_sequences, : self.max_tokens].detach().clone()}
 
     def look(self, trainer: Trainer, pl_module: LightningModule, example: Example) -> Entry:
         """Returns what the gates and states of each layer do."""

@@ -9,7 +9,8 @@ from lightning_seq.callbacks.time_gradient_example import example_of
 from lightning_seq.callbacks.time_gradient_figure import draw_training, factor
 from lightning_seq.errors import InputError
 from lightning_seq.networks.base import check_sizes
-from lightning_seq.networks.time_gradient import FEWEST_TOKENS, find_embedding, time_gradient
+from lightning_seq.networks.embedded_inputs import find_embedding
+from lightning_seq.networks.time_gradient import FEWEST_TOKENS, time_gradient
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,7 +10,7 @@ from lightning_seq.callbacks.heads.example import text_example
 from lightning_seq.callbacks.heads.look import look, view_of
 from lightning_seq.callbacks.heads.page import write_page
 from lightning_seq.callbacks.probe import Example, inputs_of
-from lightning_seq.cli.trained import label, model_and_data
+from lightning_seq.cli.trained import context_of, label, model_and_data, validation_batch
 from lightning_seq.data import SequenceDataModule
 from lightning_seq.data.scored_text import scored_text
 from lightning_seq.data.sources.files import read_text
@@ -72,9 +72,7 @@ def _beginning(model: Any, data: Any, checkpoint: str, tokens: int) -> str:
     if isinstance(data, SequenceDataModule):
         ids = scored_text(data.encoded("validation"), data.tokenizer, tokens).ids.tolist()
     else:
-        data.prepare_data()
-        data.setup("validate")
-        inputs = inputs_of(next(iter(data.val_dataloader())))
+        inputs = inputs_of(validation_batch(data))
         if inputs is None:
             raise InputError(f"{type(data).__name__} has no batches with `inputs`: give --text")
         ids = inputs[0, :tokens].tolist()
@@ -82,9 +80,8 @@ def _beginning(model: Any, data: Any, checkpoint: str, tokens: int) -> str:
 
 
 def _example(model: Any, text: str, tokens: int) -> Example:
-    context = getattr(getattr(model, "network", None), "context_length", None)
-    most = tokens if context is None else min(tokens, context)
-    return text_example(text, _tokenizer(model), model.hparams.get("vocab_size"), most)
+    vocab_size = model.hparams.get("vocab_size")
+    return text_example(text, _tokenizer(model), vocab_size, context_of(model, tokens))
 
 
 def _tokenizer(model: Any) -> Any:

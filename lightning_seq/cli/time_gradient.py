@@ -17,7 +17,7 @@ from lightning_seq.callbacks.time_gradient_example import Example, example_of
 from lightning_seq.callbacks.time_gradient_figure import Line, draw_models, factor
 from lightning_seq.cli import usage
 from lightning_seq.cli.configs import configs_first
-from lightning_seq.cli.trained import label, model_and_data
+from lightning_seq.cli.trained import context_of, label, model_and_data, validation_batch
 from lightning_seq.data import SequenceDataModule
 from lightning_seq.data.scored_text import file_text, scored_text
 from lightning_seq.data.tokenization.ready_made import parse_tokenizer
@@ -100,8 +100,7 @@ def _as_word(section: Any, name: str, key: str) -> str:
 
 def _example(model: Any, data: Any, options: Namespace) -> tuple[Example, str]:
     """Returns the sequences to look at, and what they are, for people."""
-    context = getattr(getattr(model, "network", None), "context_length", None)
-    lags = options.tokens if context is None else min(options.tokens, context - 1)
+    lags = context_of(model, options.tokens + 1) - 1
     most = SEQUENCES * (lags + 2)
     if options.text is not None:
         tokenizer = getattr(model if data is None else data, "tokenizer", None)
@@ -115,9 +114,7 @@ def _example(model: Any, data: Any, options: Namespace) -> tuple[Example, str]:
     name = f"{name}, validation split"
     if isinstance(data, SequenceDataModule):
         return _windows(scored_text(data.encoded("validation"), data.tokenizer, most).ids, lags, name), name
-    data.prepare_data()
-    data.setup("validate")
-    example = example_of(next(iter(data.val_dataloader())), SEQUENCES, lags)
+    example = example_of(validation_batch(data), SEQUENCES, lags)
     if example is None:
         raise InputError(f"the {name} has no batches of `inputs` (batch, time) with ids: give other data")
     return example, name

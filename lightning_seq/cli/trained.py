@@ -14,6 +14,19 @@ def label(checkpoint: str) -> str:
     return f"{run.parent.name if run.name == 'checkpoints' else run.name}/{path.name}"
 
 
+def context_of(model: Any, tokens: int) -> int:
+    """Returns so many tokens, or as many as the model's context has."""
+    context = getattr(getattr(model, "network", None), "context_length", None)
+    return tokens if context is None else min(tokens, context)
+
+
+def validation_batch(data: Any) -> Any:
+    """Returns the first batch of the validation split."""
+    data.prepare_data()
+    data.setup("validate")
+    return next(iter(data.val_dataloader()))
+
+
 def model_and_data(checkpoint: str, trust: bool, command: str, with_data: bool = True) -> tuple[Any, Any]:
     """Returns the model, and the DataModule of its run; None where there is none or it is not asked for.
 

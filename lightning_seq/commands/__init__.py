@@ -4,6 +4,11 @@ import os
 import sys
 
 
+def shortened(name: str, columns: int) -> str:
+    """Returns the end of a name that does not fit."""
+    return name if len(name) < columns else f"...{name[4 - columns :]}"
+
+
 def find_own_modules() -> None:
     """Lets classes of the user's own be imported from the working directory, as ``python -m`` does."""
     if os.getcwd() not in sys.path:  # noqa: PTH109

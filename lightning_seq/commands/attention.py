@@ -5,7 +5,7 @@ from argparse import ArgumentError, ArgumentParser, Namespace, RawDescriptionHel
 from pathlib import Path
 from typing import Any
 
-from lightning_seq.commands import find_own_modules
+from lightning_seq.commands import find_own_modules, shortened
 
 COMMANDS = {"attention": "what models attend to, one page: --checkpoint FILE ..."}
 
@@ -104,6 +104,4 @@ def _row(result: dict[str, Any], kind: str) -> str:
         f"{measures[key]:12.2f}" if (key := f"{kind}/{name}") in measures else f"{'-':>12s}"
         for name in ("entropy", "distance", "induction")
     ]
-    name = result["label"]
-    name = name if len(name) < _NAMES else f"...{name[4 - _NAMES :]}"
-    return f"{name:{_NAMES}s}{heads:>10s}{''.join(cells)}"
+    return f"{shortened(result['label'], _NAMES):{_NAMES}s}{heads:>10s}{''.join(cells)}"

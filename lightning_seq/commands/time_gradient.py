@@ -7,7 +7,7 @@ from argparse import ArgumentError, ArgumentParser, Namespace, RawDescriptionHel
 from pathlib import Path
 from typing import Any
 
-from lightning_seq.commands import find_own_modules
+from lightning_seq.commands import find_own_modules, shortened
 
 COMMANDS = {"time-gradient": "how far back gradients reach, one picture: MODEL ..."}
 
@@ -99,7 +99,7 @@ def _as_table(results: list[dict[str, Any]], options: Namespace) -> str:
         reach = result["lags"][-1]
         half_life = "explodes" if result["explodes"] else _number(result["half_life"], reach)
         lines.append(
-            f"{_short(result['label']):{_NAMES}s}{result['decay_per_step']:11.3f}"
+            f"{shortened(result['label'], _NAMES):{_NAMES}s}{result['decay_per_step']:11.3f}"
             f"{half_life:>11s}{_number(result['horizon'], reach):>13s}"
         )
     lines += ["", *_LEGEND]
@@ -114,7 +114,3 @@ def _as_table(results: list[dict[str, Any]], options: Namespace) -> str:
 
 def _number(tokens: float, reach: int) -> str:
     return f"> {reach}" if tokens == math.inf else f"{tokens:.1f}"
-
-
-def _short(name: str) -> str:
-    return name if len(name) < _NAMES else f"...{name[4 - _NAMES :]}"

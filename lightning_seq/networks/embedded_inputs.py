@@ -88,6 +88,12 @@ def logits_and_leaves(
     return logits, leaves
 
 
+def gradients(score: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Returns the gradient of ``score`` at each tensor: zeros where it does not depend on one."""
+    found = torch.autograd.grad(score, tensors, allow_unused=True)
+    return [torch.zeros_like(x) if g is None else g for x, g in zip(tensors, found, strict=True)]
+
+
 def find_logits(output: Any, batch: int, time: int) -> Tensor:
     """Finds ``(batch, time, vocab)`` in what a model returns."""
     if isinstance(output, Mapping) and "logits" in output:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lightning_seq.errors import InputError
 from lightning_seq.networks.base import check_sizes
-from lightning_seq.networks.embedded_inputs import by_token, differentiating, logits_and_leaves
+from lightning_seq.networks.embedded_inputs import by_token, differentiating, gradients, logits_and_leaves
 
 _LEAK = 1e-4  # share of what comes later: rounding, of Fourier transforms say, stays far below
 
@@ -117,11 +117,8 @@ def _norms(score: Tensor, leaves: list[Tensor], time: int) -> Tensor:
 
     The squares of what is below 1e-19, where gradients vanish, are too small for fp32 otherwise.
     """
-    found = torch.autograd.grad(score.sum(), leaves, allow_unused=True)
-    gradients = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True)]
-    gradient = by_token(
-        [g.to(torch.promote_types(g.dtype, torch.float32)) for g in gradients], len(score), time
-    )
+    parts = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in gradients(score.sum(), leaves)]
+    gradient = by_token(parts, len(score), time)
     norms: Tensor = (gradient / gradient.abs().amax((1, 2), keepdim=True)).norm(dim=-1)
     return norms.float()
 

@@ -13,8 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_seq.errors import InputError
-from lightning_seq.networks.embedded_inputs import by_token, differentiating, find_logits, logits_and_leaves
-from lightning_seq.networks.embedded_inputs import find_embedding as find_embedding  # known by this name
+from lightning_seq.networks.embedded_inputs import (
+    by_token,
+    differentiating,
+    find_logits,
+    gradients,
+    logits_and_leaves,
+)
 from lightning_seq.networks.gradient_decay import TimeGradient, describe_decay
 from lightning_seq.networks.recurrent_cuts import RecurrentCuts
 
@@ -61,8 +66,7 @@ def time_gradient(
 def input_gradients(module: nn.Module, inputs: Tensor, targets: Tensor, at: str | None = None) -> Measured:
     """Returns the gradient at the embedded inputs, for all lags; see :func:`time_gradient`."""
     logits, leaves = logits_and_leaves(module, inputs, at)
-    gradients = _gradients(_loss(logits, targets), leaves)
-    norms = by_token(gradients, *inputs.shape[:2]).norm(dim=-1).flip(1)
+    norms = by_token(_gradients(_loss(logits, targets), leaves), *inputs.shape[:2]).norm(dim=-1).flip(1)
     return list(range(inputs.size(1))), norms, _floor(leaves[0])
 
 
@@ -87,9 +91,7 @@ def state_gradients(module: nn.Module, inputs: Tensor, targets: Tensor) -> Measu
 
 def _gradients(loss: Tensor, tensors: list[Tensor]) -> list[Tensor]:
     """In fp64, on the CPU: fp32 has no squares of what is below 1e-19."""
-    found = torch.autograd.grad(loss, tensors, allow_unused=True)
-    pairs = zip(tensors, found, strict=True)
-    return [(torch.zeros_like(x) if g is None else g).cpu().double() for x, g in pairs]
+    return [g.cpu().double() for g in gradients(loss, tensors)]
 
 
 def log_spaced(last: int) -> list[int]:

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from lightning_seq.errors import InputError
+from lightning_seq.networks.embedded_inputs import find_embedding
 from lightning_seq.networks.gradient_decay import describe_decay
 from lightning_seq.networks.parallel_recurrent import MinGRU
 from lightning_seq.networks.recurrent import GRU, LSTM, ElmanRNN
-from lightning_seq.networks.time_gradient import find_embedding, log_spaced, time_gradient
+from lightning_seq.networks.time_gradient import log_spaced, time_gradient
 from lightning_seq.networks.transformer import Transformer
 
 VOCAB, TIME = 11, 24

@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from lightning_seq.callbacks.probe import Example, inputs_of
+from lightning_seq.callbacks.probe import Example, sequences_of
 from lightning_seq.errors import InputError
 from lightning_seq.networks.base import IGNORE_INDEX
 from lightning_seq.prompts import read
@@ -30,14 +30,7 @@ def example_of(batch: Any, n_sequences: int, max_tokens: int) -> Example:
     Raises:
         InputError: The batch is of another kind.
     """
-    inputs = inputs_of(batch)
-    if inputs is None or inputs.dim() < 2 or inputs.size(1) < 1:
-        got = type(batch).__name__ if inputs is None else f"inputs of shape {tuple(inputs.shape)}"
-        raise InputError(
-            "expected batches that are a tensor (batch, time), a tuple that begins with one, or a dict with "
-            f"one as 'inputs' or 'input_ids', got {got}"
-        )
-    inputs = inputs[:n_sequences].detach()
+    inputs = sequences_of(batch)[:n_sequences].detach()
     if inputs.dim() > 3:  # pictures have no tokens to leave out
         return {"inputs": inputs.clone()}
     mask = _of_same_shape(batch, "attention_mask", inputs)

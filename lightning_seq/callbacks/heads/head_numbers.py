@@ -4,11 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from lightning_seq.callbacks.heads.look import SALIENCY
-from lightning_seq.callbacks.heads.view import LayerView
-
-KINDS = ("previous_token", "first_token", "induction")
-"""Measures by which a head is said to be of a kind."""
+from lightning_seq.callbacks.heads.view import KINDS, SALIENCY, LayerView
 
 
 def of_heads(layers: Sequence[LayerView]) -> dict[str, float]:
@@ -36,11 +32,7 @@ def sentence(entry: Mapping[str, float]) -> str:
     count = sum(key.startswith("attention/entropy/layer") for key in entry)
     kinds = [
         f"{round(entry[key] * count)} {name}"
-        for kind, name in (
-            ("previous_token", "previous-token"),
-            ("induction", "induction"),
-            ("first_token", "resting"),
-        )
+        for kind, name in KINDS.items()
         if entry.get(key := f"attention/{kind}_heads")
     ]
     return f"entropy {entry['attention/entropy']:.2f} over {count} heads" + "".join(

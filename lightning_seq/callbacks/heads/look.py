@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_seq.callbacks.heads.example import run
 from lightning_seq.callbacks.heads.labels import token_texts
-from lightning_seq.callbacks.heads.view import MEASURES, LayerView, View
+from lightning_seq.callbacks.heads.view import MEASURES, SALIENCY, LayerView, View
 from lightning_seq.callbacks.probe import Example
 from lightning_seq.errors import InputError
 from lightning_seq.networks.attention_capture import AttentionCall, capture_attention
@@ -23,7 +23,6 @@ from lightning_seq.networks.attention_measures import (
 from lightning_seq.networks.embedded_inputs import find_logits
 from lightning_seq.networks.saliency import saliency
 
-SALIENCY = "saliency"
 MOST_SHOWN = 256  # tokens of a map: more make pages of many megabytes
 
 _PERIOD, _SEQUENCES = 16, 4  # of the random tokens that show induction

@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lightning_seq.callbacks.heads.colours import colored, draw_scale
 from lightning_seq.callbacks.heads.labels import label
-from lightning_seq.callbacks.heads.overview_figure import SALIENCY, colored, draw_scale, written
-from lightning_seq.callbacks.heads.view import MEASURES, LayerView, View
+from lightning_seq.callbacks.heads.view import KINDS, MEASURES, SALIENCY, LayerView, View, written
 from lightning_seq.errors import InputError
 from lightning_seq.figures import new_figure
 
@@ -18,7 +18,6 @@ _DPI = 100
 _SIDE = 840  # of the map, in pixels, for many tokens
 _MOST_LABELS = 64
 _LEFT, _RIGHT, _TOP, _BOTTOM = 100, 120, 150, 20  # margins around the map, in pixels
-_PATTERNS = ("previous_token", "first_token", "induction")
 _LOOKS = "Row: the token that looks. Column: the token looked at. Bright: much attention. Grey: out of sight."
 _DEPENDS = (
     "Row: the prediction after this token. Column: a token read. Bright: depends much. Grey: out of sight."
@@ -90,6 +89,6 @@ def _telling(layer: LayerView, head: int) -> str:
     """The measures that say most: the pattern that fits best, then how sharp and how far."""
     values = {name: float(numbers[head]) for name, numbers in layer.measures.items() if name in MEASURES}
     known = {name: value for name, value in values.items() if not np.isnan(value)}
-    patterns = sorted((name for name in _PATTERNS if name in known), key=lambda name: -known[name])
+    patterns = sorted((name for name in KINDS if name in known), key=lambda name: -known[name])
     chosen = [*patterns[:1], *(name for name in ("entropy", "max_probability", "distance") if name in known)]
     return "   ".join(f"{MEASURES[name].title} {written(known[name], name)}" for name in chosen)

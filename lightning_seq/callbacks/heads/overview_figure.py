@@ -1,11 +1,11 @@
 """The picture of all heads: one mosaic, because a matplotlib axes for every head takes seconds."""
 
-from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from lightning_seq.callbacks.heads.view import MEASURES, LayerView, Measure, View
+from lightning_seq.callbacks.heads.colours import colored, draw_scale
+from lightning_seq.callbacks.heads.view import MEASURES, SALIENCY, LayerView, Measure, View, written
 from lightning_seq.errors import InputError, did_you_mean
 from lightning_seq.figures import new_figure
 
@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-SALIENCY = "saliency"
-_FAINTEST = 1e-3
-_UNSEEN = (224, 224, 224)  # grey: what a query may not look at is not the same as what it ignores
 _DPI = 100
 _MOST_PIXELS = 6000  # of all maps together in a row or a column
 _ATTENTION = (
@@ -90,34 +87,6 @@ def draw_heads(view: View, measure: str = "entropy") -> "Figure":
     return figure
 
 
-def colored(maps: "NDArray[np.float32]") -> "NDArray[np.uint8]":
-    """Maps as red, green and blue: shares of 0.1% to 100% on a logarithmic scale, and grey where none is."""
-    brightness = 1 - np.log10(np.clip(maps, _FAINTEST, 1)) / np.log10(_FAINTEST)
-    picture: NDArray[np.uint8] = palette()[(brightness * 255).astype(np.uint8)]
-    picture[maps == 0] = _UNSEEN
-    return picture
-
-
-def draw_scale(axes: "Axes", title: str) -> None:
-    """Fills narrow axes with the colours and the shares that they stand for."""
-    gradient = palette()[::-1, None]  # far cheaper than a Colorbar
-    axes.imshow(gradient, aspect="auto", extent=(0, 1, 0, 3))
-    axes.set_yticks([3, 2, 1, 0], ["100%", "10%", "1%", "≤ 0.1%"], fontsize=8)
-    axes.set_xticks([])
-    axes.yaxis.set_label_position("right")
-    axes.yaxis.tick_right()
-    axes.set_ylabel(title, fontsize=8)
-
-
-@cache
-def palette() -> "NDArray[np.uint8]":
-    """The 256 colours from little to much, (256, 3)."""
-    import matplotlib
-
-    colors: NDArray[np.float64] = matplotlib.colormaps["magma"](np.linspace(0, 1, 256))
-    return np.asarray(colors[:, :3] * 255, np.uint8)
-
-
 def _grid(view: View) -> _Grid:
     layers, heads = len(view.layers), max(len(layer.maps) for layer in view.layers)
     queries, keys = (max(layer.maps.shape[axis] for layer in view.layers) for axis in (1, 2))
@@ -178,11 +147,6 @@ def _common_heads(view: View) -> tuple[int, ...]:
 def _number(layer: LayerView, head: int, measure: str, name: str) -> str:
     value = float(layer.measures[measure][head]) if measure in layer.measures else np.nan
     return "" if np.isnan(value) else f"{name}{written(value, measure)}"
-
-
-def written(value: float, measure: str) -> str:
-    """The number of a measure with as many digits as say something."""
-    return f"{value:.1f}" if MEASURES[measure].most is None else f"{value:.2f}"
 
 
 def _words(view: View, measure: Measure) -> tuple[str, str]:

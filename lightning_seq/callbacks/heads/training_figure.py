@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_seq.callbacks.heads.overview_figure import palette
+from lightning_seq.callbacks.heads.colours import UNKNOWN, palette
 from lightning_seq.callbacks.heads.view import MEASURES
 from lightning_seq.errors import InputError
 from lightning_seq.figures import new_figure
@@ -21,7 +21,6 @@ _Row = tuple[int, int]  # layer and head
 _SALIENCY: _Row = (1 << 30, 0)  # below all layers
 _DPI = 100
 _WIDTH, _LEFT, _RIGHT, _ABOVE, _BELOW, _TOP = 440, 112, 56, 52, 34, 64  # pixels
-_UNKNOWN = (224, 224, 224)
 
 
 def draw_training(history: Sequence[Mapping[str, Any]]) -> "Figure":
@@ -106,7 +105,7 @@ def _draw(
     known = np.isfinite(shown)
     share = np.clip((np.where(known, shown, least) - least) / (most - least), 0, 1)
     picture = palette()[(share * 255).astype(np.uint8)]
-    picture[~known] = _UNKNOWN
+    picture[~known] = UNKNOWN
     axes.imshow(picture, interpolation="nearest", aspect="auto", extent=(first, last, len(values), 0))
     axes.set_title(f"{about.title}\n", fontsize=10, weight="bold", loc="left", pad=3)
     axes.text(0, 1.0, about.explanation, fontsize=8, transform=axes.transAxes, va="bottom")

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+SALIENCY = "saliency"
+"""The name of the layer that is a whole model's saliency."""
+
+
 @dataclass(frozen=True)
 class Measure:
     """How a measure of a head is called.
@@ -37,6 +41,13 @@ MEASURES: Mapping[str, Measure] = {
     "max_logit": Measure("largest logit", "the largest score before the softmax", None),
 }
 """All that is measured of a head, in the order in which it is shown."""
+
+KINDS: Mapping[str, str] = {
+    "previous_token": "previous-token",
+    "induction": "induction",
+    "first_token": "resting",
+}
+"""Measures by which a head is said to be of a kind, and what it is called then."""
 
 
 @dataclass(frozen=True)
@@ -77,3 +88,8 @@ class View:
     tokens: tuple[str, ...]
     layers: tuple[LayerView, ...]
     predictions: tuple[tuple[str, float], ...] = ()
+
+
+def written(value: float, measure: str) -> str:
+    """The number of a measure with as many digits as say something."""
+    return f"{value:.1f}" if MEASURES[measure].most is None else f"{value:.2f}"
