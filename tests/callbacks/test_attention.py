@@ -103,6 +103,20 @@ def test_layers_and_heads_may_be_chosen(train, tiny):
     assert pixels(watcher.figure()).size
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"layers": [9]}, r"layers is \[9\], and there are 2: give numbers from 0 to 1"),
+        ({"heads": [9]}, r"heads is \[9\], and there are 2: give numbers from 0 to 1"),
+    ],
+)
+def test_layers_and_heads_that_are_not_there_are_told_of_once(train, tiny, options, said):
+    with pytest.warns(UserWarning, match=f"AttentionLogger logs nothing: {said}") as caught:
+        trainer, _ = train(tiny, AttentionLogger(**options), max_steps=8)
+    assert len([w for w in caught if "AttentionLogger" in str(w.message)]) == 1
+    assert not logged(trainer) | logged(trainer, "saliency/")
+
+
 def test_every_n_steps_needs_no_validation_and_logs_at_its_step(train, tiny, tmp_path):
     watcher, logger = AttentionLogger(every_n_steps=3), CSVLogger(tmp_path, "", "")
     options = {"limit_val_batches": 0, "val_check_interval": 1.0, "num_sanity_val_steps": 0}

@@ -62,7 +62,8 @@ def look(
         with_saliency: Whether to add the saliency of the whole model (default: where there is no attention).
 
     Raises:
-        InputError: The weights have diverged; or there is no saliency where it was asked for.
+        InputError: The weights have diverged; no layer, or no head of one, is among the chosen; or there is
+            no saliency where it was asked for.
     """
     valid, inputs = example.get("valid"), example["inputs"]
     repeated = _repeated(module, inputs)
@@ -122,12 +123,21 @@ def _capture(
     number = count()
 
     def chosen(call: AttentionCall) -> Any:
-        return reduce(call) if next(number) in (layers or ()) or layers is None else None
+        i = next(number)
+        return reduce(call) if layers is None or i in layers else None
 
     with capture_attention(module, len(example["inputs"]), chosen) as captured:
         output = run(module, example)
     found = {i: each for i, each in enumerate(captured.calls) if each is not None}
+    if captured.calls and not found:
+        raise _none_of("layers", layers, len(captured.calls))
     return found, output, captured.unseen
+
+
+def _none_of(name: str, chosen: Collection[int] | None, count: int) -> InputError:
+    return InputError(
+        f"{name} is {list(chosen or ())}, and there are {count}: give numbers from 0 to {count - 1}"
+    )
 
 
 def _repeated(module: nn.Module, inputs: Tensor) -> Tensor | None:
@@ -174,6 +184,8 @@ def _view(
     name: str, module: str, maps: Tensor, measures: Mapping[str, Tensor], heads: Collection[int] | None
 ) -> LayerView:
     shown = [i for i in range(len(maps)) if heads is None or i in heads]
+    if not shown:
+        raise _none_of("heads", heads, len(maps))
     if not maps.isfinite().all():
         raise InputError("the attention holds numbers that are not finite: the weights have diverged")
     return LayerView(
