@@ -21,7 +21,7 @@ from lightning_seq.figures import forgiving, log_page
 from lightning_seq.networks.base import check_sizes
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from PIL.Image import Image
 
 _MOST_KEPT = 256  # entries of the history: more are more than a picture has columns for
 
@@ -167,14 +167,14 @@ class AttentionLogger(Probe):
 
     # -- showing --------------------------------------------------------------------------------------
 
-    def pictures(self) -> dict[str, "Figure"]:
+    def pictures(self) -> dict[str, "Image"]:
         """Returns the pictures of the last look and of the training so far."""
         pictures = {"attention/training": self.training_figure()}
         if self.view is not None:  # a resumed training may end before it looks
             pictures |= {"attention/heads": self.figure(), "attention/map": self.map_figure()}
         return pictures
 
-    def figure(self, measure: str = "entropy") -> "Figure":
+    def figure(self, measure: str = "entropy") -> "Image":
         """Draws every head of the last look.
 
         Args:
@@ -185,7 +185,7 @@ class AttentionLogger(Probe):
         """
         return draw_heads(self._seen(), measure)
 
-    def map_figure(self, layer: int | None = None, head: int | None = None) -> "Figure":
+    def map_figure(self, layer: int | None = None, head: int | None = None) -> "Image":
         """Draws the map of one head, with its tokens.
 
         Args:
@@ -201,7 +201,7 @@ class AttentionLogger(Probe):
             layer, head = most_telling(view)
         return draw_map(view, layer, head)
 
-    def training_figure(self) -> "Figure":
+    def training_figure(self) -> "Image":
         """Draws the measures of every head over the training so far.
 
         Raises:

@@ -17,6 +17,7 @@ from lightning_seq.networks.base import check_sizes, evaluating
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from PIL.Image import Image
 
 Example = dict[str, Tensor]
 Entry = dict[str, Any]
@@ -75,7 +76,7 @@ class Probe(Callback):
         """Shows, on every rank, what was just found and logged, beyond the pictures that come in time."""
 
     @abstractmethod
-    def pictures(self) -> dict[str, "Figure"]:
+    def pictures(self) -> Mapping[str, "Figure | Image"]:
         """Returns, by the key that they are logged under, the pictures of all that was found so far."""
 
     # -- when -----------------------------------------------------------------------------------------
@@ -120,8 +121,7 @@ class Probe(Callback):
             # the rank's own example: without a collective, which a rank that saw no batch would not reach
             # (sync_dist only keeps Lightning from asking for one)
             pl_module.log_dict(self.numbers(entry), batch_size=1, sync_dist=True, rank_zero_only=True)
-            self.show(trainer, entry)
-            self._draw(trainer, 2 * self._drawn)
+            self._show(trainer, entry)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -134,16 +134,15 @@ class Probe(Callback):
             return
         if entry := self._look(trainer, pl_module):
             log_at_step(trainer, self.numbers(entry))
-            self.show(trainer, entry)
-            self._draw(trainer, 2 * self._drawn)
+            self._show(trainer, entry)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws what was not drawn yet."""
-        self._draw(trainer, self._drawn + 1)
+        self._show(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Draws what was not drawn yet: training may have been stopped by hand."""
-        self._draw(trainer, self._drawn + 1)
+        self._show(trainer)
 
     # -- what -----------------------------------------------------------------------------------------
 
@@ -155,7 +154,7 @@ class Probe(Callback):
             with undisturbed(pl_module), trainer.precision_plugin.val_step_context():
                 entry = self.look(trainer, pl_module, example)
         except InputError as error:  # such as weights that diverged
-            self._warn(f"{error}")
+            self._warn(f"logs nothing: {error}")
             return {}
         except Exception as error:  # somebody else's forward: a look is not worth a training
             first = next(iter(example.values()))
@@ -170,6 +169,15 @@ class Probe(Callback):
         self.history.append({"step": trainer.global_step, **entry})
         return self.history[-1]
 
+    def _show(self, trainer: Trainer, entry: Entry | None = None) -> None:
+        """Shows what was just found, and draws if it is time to; without an entry what was not drawn yet."""
+        try:
+            if entry is not None:
+                self.show(trainer, entry)
+            self._draw(trainer, self._drawn + 1 if entry is None else 2 * self._drawn)
+        except Exception as error:  # a picture is not worth a training, either
+            self._warn(f"cannot show what it found: {error!r}")
+
     def _draw(self, trainer: Trainer, least: int) -> None:
         """Draws if there are that many looks: a picture has all before it, and costs many of them."""
         if len(self.history) < max(least, 1) or not trainer.is_global_zero:
@@ -177,13 +185,13 @@ class Probe(Callback):
         self._drawn = len(self.history)
         if not trainer.loggers:
             return
-        for key, figure in self.pictures().items():
+        for key, picture in self.pictures().items():
             for logger in trainer.loggers:
-                log_figure(logger, key, figure, int(self.history[-1]["step"]))
+                log_figure(logger, key, picture, int(self.history[-1]["step"]))
 
     def _stop(self, why: str) -> None:
         self._stopped = True
-        self._warn(why)
+        self._warn(f"logs nothing: {why}")
 
     def _nothing_there(self, why: str) -> Entry:
         """Looks no more, since the model has nothing of the kind, which is no mistake."""
@@ -191,10 +199,10 @@ class Probe(Callback):
         rank_zero_info(f"{type(self).__name__} logs nothing: {why}")
         return {}
 
-    def _warn(self, why: str) -> None:
+    def _warn(self, what: str) -> None:
         if not self._warned:
             self._warned = True
-            rank_zero_warn(f"{type(self).__name__} logs nothing: {why}")
+            rank_zero_warn(f"{type(self).__name__} {what}")
 
     # -- checkpoint -----------------------------------------------------------------------------------
 

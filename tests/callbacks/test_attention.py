@@ -337,6 +337,17 @@ def test_unknown_batches_and_failing_models_end_no_training(train, tiny):
         assert len([w for w in warnings if "AttentionLogger" in str(w.message)]) == 1
 
 
+def test_what_cannot_be_drawn_ends_no_training(train, tiny, tmp_path):
+    class Clumsy(AttentionLogger):
+        def pictures(self):
+            raise ZeroDivisionError("no ink")
+
+    with pytest.warns(UserWarning, match="Clumsy cannot show what it found.*no ink") as warnings:
+        trainer, _ = train(tiny, Clumsy(), max_steps=8, logger=CSVLogger(tmp_path, "", ""))
+    assert trainer.global_step == 8
+    assert len([w for w in warnings if "Clumsy" in str(w.message)]) == 1
+
+
 def test_works_in_validation_alone(train, tiny, tmp_path):
     trainer, _ = train(tiny, AttentionLogger(), limit_val_batches=0, val_check_interval=1.0)
     trainer.limit_val_batches = 1

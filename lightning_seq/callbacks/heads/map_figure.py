@@ -4,27 +4,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_seq.callbacks.heads.colours import colored, draw_scale
+from lightning_seq.callbacks.heads.canvas import Canvas, width_of
+from lightning_seq.callbacks.heads.colours import colored, draw_shares
 from lightning_seq.callbacks.heads.labels import label
 from lightning_seq.callbacks.heads.view import KINDS, MEASURES, SALIENCY, LayerView, View, written
 from lightning_seq.errors import InputError
-from lightning_seq.figures import new_figure
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from PIL.Image import Image
 
-_DPI = 100
 _SIDE = 840  # of the map, in pixels, for many tokens
 _MOST_LABELS = 64
-_LEFT, _RIGHT, _TOP, _BOTTOM = 100, 120, 150, 20  # margins around the map, in pixels
+_EDGE, _HEAD, _RIGHT = 14, 74, 120  # pixels at the rim, of the lines above, and for the scale
 _LOOKS = "Row: the token that looks. Column: the token looked at. Bright: much attention. Grey: out of sight."
 _DEPENDS = (
     "Row: the prediction after this token. Column: a token read. Bright: depends much. Grey: out of sight."
 )
 
 
-def draw_map(view: View, layer: int, head: int) -> "Figure":
+def draw_map(view: View, layer: int, head: int) -> "Image":
     """Draws the map of one head with its tokens.
 
     Args:
@@ -38,33 +36,36 @@ def draw_map(view: View, layer: int, head: int) -> "Figure":
     _check("layer", layer, len(view.layers))
     shown = view.layers[layer]
     _check("head", head, len(shown.heads))
-    picture = colored(shown.maps[head])
-    queries, keys = picture.shape[:2]
-    zoom = max(1, min(32, _SIDE // max(queries, keys)), 96 // max(queries, keys))
-    block = -(-max(queries, keys) // (2 * _SIDE))
-    map_width, map_height = keys * zoom // block, queries * zoom // block
-    width, height = _LEFT + max(map_width, 500) + _RIGHT, _TOP + max(map_height, 40) + _BOTTOM
-    figure = new_figure(width / _DPI, height / _DPI)
-    bottom = height - _TOP - map_height
-    axes = figure.add_axes((_LEFT / width, bottom / height, map_width / width, map_height / height))
-    axes.imshow(picture, interpolation="nearest", aspect="auto")
-    _label(axes, view.tokens, queries, keys)
+    most = max(shown.maps[head].shape)
+    zoom = max(1, min(32, _SIDE // most), 96 // most)
+    picture = colored(shown.maps[head], zoom, block=-(-most // (2 * _SIDE)))
+    height, width = picture.shape[:2]
+    rows, columns = (_labels(view.tokens, count) for count in shown.maps[head].shape)
+    turned = any(len(name) > 1 for name in columns.values())
+    left = _EDGE + max(map(width_of, rows.values())) + 8
+    top = _HEAD + (max(map(width_of, columns.values())) if turned else 14) + 6
     alone = shown.name == SALIENCY
     title = f"{shown.name if alone else f'{shown.name}, head {shown.heads[head]}'}, {view.name}"
-    for text, size, top in (
-        (title, 12, 10),
-        (_telling(shown, head), 9.5, 34),
-        (_DEPENDS if alone else _LOOKS, 8.5, 54),
-    ):
-        weight = "bold" if top == 10 else "normal"
-        figure.text(
-            14 / width, 1 - top / height, text, fontsize=size, weight=weight, va="top", parse_math=False
-        )
-    bar = min(max(map_height, 40), 400)
-    left, low = _LEFT + map_width + 18, height - _TOP - bar
-    scale = figure.add_axes((left / width, low / height, 14 / width, bar / height))
-    draw_scale(scale, "share of the row" if bar > 100 else "")
-    return figure
+    explanation = _DEPENDS if alone else _LOOKS
+    least = 2 * _EDGE + max(width_of(title, 17, bold=True), width_of(explanation))
+    canvas = Canvas(max(left + width + _RIGHT, least), top + max(height, 60) + _EDGE)
+    canvas.text(_EDGE, 10, title, 17, bold=True)
+    canvas.text(_EDGE, 35, _telling(shown, head), 13)
+    canvas.text(_EDGE, 54, explanation)
+    canvas.paste(picture, left, top)
+    cell = height / shown.maps.shape[1]
+    for i, name in rows.items():
+        middle = top + (i + 0.5) * cell
+        canvas.line(left - 3, middle, left - 1, middle)
+        canvas.text(left - 5, middle, name, anchor="rm")
+    for i, name in columns.items():
+        middle = left + (i + 0.5) * width / shown.maps.shape[2]
+        canvas.line(middle, top - 3, middle, top - 1)
+        (canvas.upright if turned else canvas.text)(middle, top - 5, name, anchor="md")
+    about = "share of what the prediction depends on" if alone else "share of the attention"
+    bar = min(max(height, 60), 400)
+    draw_shares(canvas, left + width + 18, top, bar, about if bar >= width_of(about) else "")
+    return canvas.image
 
 
 def _check(name: str, index: int, count: int) -> None:
@@ -72,17 +73,10 @@ def _check(name: str, index: int, count: int) -> None:
         raise InputError(f"{name} is {index}, and there are {count}; give an index from 0 to {count - 1}")
 
 
-def _label(axes: "Axes", tokens: tuple[str, ...], queries: int, keys: int) -> None:
-    rows, columns = (range(0, count, -(-count // _MOST_LABELS)) for count in (queries, keys))
-    axes.set_yticks(rows, _names(rows, tokens, queries), fontsize=7.5)
-    axes.set_xticks(columns, _names(columns, tokens, keys), fontsize=7.5, rotation=90)
-    axes.xaxis.tick_top()
-    axes.tick_params(length=2, pad=2)
-
-
-def _names(places: range, tokens: tuple[str, ...], count: int) -> list[str]:
+def _labels(tokens: tuple[str, ...], count: int) -> dict[int, str]:
     """Tokens where the axis is that of the text, numbers where it is that of something else."""
-    return [label(tokens[i]) if count == len(tokens) else str(i) for i in places]
+    places = range(0, count, -(-count // _MOST_LABELS))
+    return {i: label(tokens[i]) if count == len(tokens) else str(i) for i in places}
 
 
 def _telling(layer: LayerView, head: int) -> str:

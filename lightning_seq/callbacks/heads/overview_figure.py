@@ -1,20 +1,17 @@
-"""The picture of all heads: one mosaic, because a matplotlib axes for every head takes seconds."""
+"""The picture of all heads: a map for each."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from lightning_seq.callbacks.heads.colours import colored, draw_scale
+from lightning_seq.callbacks.heads.canvas import Canvas, width_of
+from lightning_seq.callbacks.heads.colours import colored, draw_shares
 from lightning_seq.callbacks.heads.view import MEASURES, SALIENCY, LayerView, Measure, View, written
 from lightning_seq.errors import InputError, did_you_mean
-from lightning_seq.figures import new_figure
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from numpy.typing import NDArray
+    from PIL.Image import Image
 
-_DPI = 100
 _MOST_PIXELS = 6000  # of all maps together in a row or a column
 _ATTENTION = (
     "Every square is one head. Each of its rows is one token that looks (query, first token at the top);\n"
@@ -25,7 +22,7 @@ _ALONE = (
     "its columns are the tokens read so far (first token at the left). Bright: it depends much on this one.\n"
 )
 _BESIDES = " The row saliency is no head: which earlier tokens the predictions depend on."
-_LEFT, _RIGHT, _TOP, _BOTTOM = 86, 110, 112, 64  # margins around the maps, in pixels
+_EDGE, _RIGHT, _TOP, _BOTTOM = 14, 110, 126, 52  # pixels at the rim and around the maps
 _GAP, _CAPTION = 10, 17  # between maps, and above each for its measure
 
 
@@ -48,12 +45,12 @@ class _Grid(NamedTuple):
         return self.heads * (self.map_width + _GAP) - _GAP
 
     def corner(self, layer: int, head: int) -> tuple[int, int]:
-        """Top and left of a map."""
+        """Left and top of a map."""
         top = layer * (self.map_height + _CAPTION + _GAP) + _CAPTION
-        return top, head * (self.map_width + _GAP)
+        return head * (self.map_width + _GAP), top
 
 
-def draw_heads(view: View, measure: str = "entropy") -> "Figure":
+def draw_heads(view: View, measure: str = "entropy") -> "Image":
     """Draws every head of every layer, layers as rows and heads as columns.
 
     Args:
@@ -71,20 +68,18 @@ def draw_heads(view: View, measure: str = "entropy") -> "Figure":
             "the view has no layer, so there is nothing to draw; give one of a model that attends"
         )
     grid = _grid(view)
-    height, width = _TOP + grid.height + _BOTTOM, _LEFT + max(grid.width, 560) + _RIGHT
-    figure = new_figure(width / _DPI, height / _DPI)
-    # to the pixel, so that every token of a map gets as many pixels as the next
-    axes = figure.add_axes((_LEFT / width, _BOTTOM / height, grid.width / width, grid.height / height))
-    extent = (0, grid.width, grid.height, 0)
-    axes.imshow(_mosaic(view, grid), interpolation="nearest", aspect="auto", extent=extent)
-    _label(axes, view, measure, grid)
+    left = _EDGE + 20 + max(width_of(layer.name, 13) for layer in view.layers) + 6
     title, explanation = _words(view, MEASURES[measure])
-    figure.text(14 / width, 1 - 12 / height, title, fontsize=12, weight="bold", va="top", parse_math=False)
-    figure.text(14 / width, 1 - 36 / height, explanation, fontsize=8.5, va="top", linespacing=1.35)
-    bar = min(grid.height, 400)  # a longer one is harder to read, not easier
-    left, bottom = _LEFT + grid.width + 18, _BOTTOM + grid.height - bar
-    draw_scale(figure.add_axes((left / width, bottom / height, 14 / width, bar / height)), _share(view))
-    return figure
+    least = 2 * _EDGE + max(width_of(title, 17, bold=True), width_of(explanation, 12))
+    canvas = Canvas(max(left + grid.width + _RIGHT, least), _TOP + grid.height + _BOTTOM)
+    canvas.text(_EDGE, 10, title, 17, bold=True)
+    canvas.text(_EDGE, 35, explanation, 12)
+    _paste(canvas, view, grid, left)
+    _label(canvas, view, grid, left)
+    _write(canvas, view, measure, grid, left)
+    bar, about = min(grid.height, 400), _share(view)  # a longer one is harder to read, not easier
+    draw_shares(canvas, left + grid.width + 18, _TOP, bar, about if bar >= width_of(about) else "")
+    return canvas.image
 
 
 def _grid(view: View) -> _Grid:
@@ -97,44 +92,41 @@ def _grid(view: View) -> _Grid:
     return _Grid(layers, heads, -(-queries // block) * zoom, -(-keys // block) * zoom, zoom, block)
 
 
-def _mosaic(view: View, grid: _Grid) -> "NDArray[np.uint8]":
-    mosaic = np.full((grid.height, grid.width, 3), 255, np.uint8)
+def _paste(canvas: Canvas, view: View, grid: _Grid, left: int) -> None:
     for row, layer in enumerate(view.layers):
-        maps = layer.maps
-        for axis in (1, 2) if grid.block > 1 else ():  # the largest of a block, so that no line is lost
-            maps = np.maximum.reduceat(maps, np.arange(0, maps.shape[axis], grid.block), axis=axis)
-        picture = colored(maps).repeat(grid.zoom, axis=1).repeat(grid.zoom, axis=2)
-        for head, image in enumerate(picture):
-            top, left = grid.corner(row, head)
-            mosaic[top : top + image.shape[0], left : left + image.shape[1]] = image
-    return mosaic
+        for head, picture in enumerate(colored(layer.maps, grid.zoom, grid.block)):
+            x, y = grid.corner(row, head)
+            canvas.paste(picture, left + x, _TOP + y)
 
 
-def _label(axes: "Axes", view: View, measure: str, grid: _Grid) -> None:
-    axes.set_frame_on(False)
-    rows = [grid.corner(layer, 0)[0] + grid.map_height / 2 for layer in range(grid.layers)]
-    columns = [grid.corner(0, head)[1] + grid.map_width / 2 for head in range(grid.heads)]
-    axes.set_yticks(rows, [layer.name for layer in view.layers], fontsize=9, parse_math=False)
-    common = _common_heads(view)
-    axes.set_xticks(columns[: len(common)], [f"head {head}" for head in common], fontsize=9)
-    axes.tick_params(length=0, pad=4)
+def _label(canvas: Canvas, view: View, grid: _Grid, left: int) -> None:
+    """Names layers, heads and what the sides of a map are."""
+    for row, layer in enumerate(view.layers):
+        middle = _TOP + grid.corner(row, 0)[1] + grid.map_height / 2
+        canvas.text(left - 6, middle, layer.name, 13, anchor="rm")
+    below = _TOP + grid.height
+    for column, head in enumerate(_common_heads(view)):
+        middle = left + grid.corner(0, column)[0] + grid.map_width / 2
+        canvas.text(middle, below + 4, f"head {head}", 13, anchor="ma")
     alone = _alone(view)
     keys = max(layer.maps.shape[2] for layer in view.layers)
-    key, query = (
-        ("token read", "prediction") if alone else ("key: the token looked at", "query: the token that looks")
-    )
-    axes.set_xlabel(f"{key}, 0 to {keys - 1} in every square  →", fontsize=9, loc="left")
-    axes.set_ylabel(f"←  {query}", fontsize=9, loc="top")
-    # text is what takes the time: many heads get the number alone
-    roomy = grid.map_width >= 110 and grid.layers * grid.heads <= 12
-    name = f"{MEASURES[measure].title} " if roomy else ""
+    key = "token read" if alone else "key: the token looked at"
+    query = "prediction" if alone else "query: the token that looks"
+    canvas.text(left, below + 24, f"{key}, 0 to {keys - 1} in every square  →", 12)
+    canvas.upright(_EDGE, _TOP, f"←  {query}", 12, anchor="la")
+
+
+def _write(canvas: Canvas, view: View, measure: str, grid: _Grid, left: int) -> None:
+    """Writes its number above each map, and its head where the columns do not say it."""
+    named = f"{MEASURES[measure].title} 0.00"
+    name = f"{MEASURES[measure].title} " if grid.map_width >= width_of(named) else ""
+    common = _common_heads(view)
     for row, layer in enumerate(view.layers):
-        for column, number in enumerate(layer.heads):
-            own = "" if common or layer.name == SALIENCY else f"head {number}: "
+        for column, head in enumerate(layer.heads):
+            own = "" if common or layer.name == SALIENCY else f"head {head}: "
+            x, y = grid.corner(row, column)
             text = own + _number(layer, column, measure, name)
-            if text:
-                top = grid.corner(row, column)[0] - 3
-                axes.text(columns[column], top, text, fontsize=8, ha="center", va="bottom")
+            canvas.text(left + x + grid.map_width / 2, _TOP + y - 3, text, anchor="md")
 
 
 def _common_heads(view: View) -> tuple[int, ...]:

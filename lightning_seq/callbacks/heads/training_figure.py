@@ -1,29 +1,38 @@
 """The picture of all heads over the training: a heat map a measure, a row a head."""
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lightning_seq.callbacks.heads.colours import UNKNOWN, palette
+from lightning_seq.callbacks.heads.canvas import Canvas, width_of
+from lightning_seq.callbacks.heads.colours import UNKNOWN, draw_scale, palette
 from lightning_seq.callbacks.heads.view import MEASURES
 from lightning_seq.errors import InputError
-from lightning_seq.figures import new_figure
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
 _KEY = re.compile(r"attention/(\w+)/layer(\d+)_head(\d+)|saliency/(\w+)")
 _Row = tuple[int, int]  # layer and head
 _SALIENCY: _Row = (1 << 30, 0)  # below all layers
-_DPI = 100
-_WIDTH, _LEFT, _RIGHT, _ABOVE, _BELOW, _TOP = 440, 112, 56, 52, 34, 64  # pixels
+_EDGE, _WIDTH, _SCALE, _TOP = 14, 440, 84, 68  # pixels: the rim, a panel, its scale, the lines above all
+_ABOVE, _BELOW = 46, 42  # pixels around a panel, for its title and its steps
 
 
-def draw_training(history: Sequence[Mapping[str, Any]]) -> "Figure":
+class _Panel(NamedTuple):
+    """Where a heat map is, and how many pixels it has for each head."""
+
+    left: int
+    top: int
+    row: int
+
+
+def draw_training(history: Sequence[Mapping[str, Any]]) -> "Image":
     """Draws how the measures of every head went over the training.
 
     Args:
@@ -39,23 +48,22 @@ def draw_training(history: Sequence[Mapping[str, Any]]) -> "Figure":
             f"the history has {len(history)} looks and no measure of a head, so there is nothing to draw; "
             "look at a model that attends first"
         )
-    steps = np.array([float(entry["step"]) for entry in history])
-    row_height = max(3, min(16, 320 // len(rows)))
-    panel = max(40, row_height * len(rows))
-    across = min(2, len(table))
-    down = -(-len(table) // across)
-    width = max(_LEFT + across * (_WIDTH + _RIGHT) + (across - 1) * _LEFT, 640)
-    height = _TOP + down * (_ABOVE + panel + _BELOW)
-    figure = new_figure(width / _DPI, height / _DPI)
-    _head_line(figure, width, height, rows)
+    row = max(3, min(16, 320 // len(rows)))
+    names = dict(_names(rows, row))
+    left = _EDGE + max(map(width_of, names.values())) + 8
+    across, panel = min(2, len(table)), _ABOVE + row * len(rows) + _BELOW
+    canvas = Canvas(left + across * (_WIDTH + _SCALE), _TOP + -(-len(table) // across) * panel)
+    _head_lines(canvas, alone=rows == [_SALIENCY])
+    edges = _edges(np.array([float(entry["step"]) for entry in history]))
     for i, (measure, values) in enumerate(table.items()):
-        left = _LEFT + (i % across) * (_WIDTH + _RIGHT + _LEFT)
-        bottom = height - _TOP - (i // across) * (_ABOVE + panel + _BELOW) - _ABOVE - panel
-        axes = figure.add_axes((left / width, bottom / height, _WIDTH / width, panel / height))
-        bar = figure.add_axes(((left + _WIDTH + 8) / width, bottom / height, 10 / width, panel / height))
-        _draw(axes, bar, measure, values, steps)
-        _label(axes, rows, row_height)
-    return figure
+        place = _Panel(left + i % across * (_WIDTH + _SCALE), _TOP + i // across * panel + _ABOVE, row)
+        _draw(canvas, place, measure, values, edges)
+        for start in _starts(rows)[1:]:
+            y = place.top + start * row
+            canvas.line(place.left, y, place.left + _WIDTH - 1, y, (255, 255, 255))
+        for middle, name in names.items() if i % across == 0 else ():
+            canvas.text(left - 6, place.top + middle, name, anchor="rm")
+    return canvas.image
 
 
 def _table(
@@ -77,65 +85,87 @@ def _table(
     return {name: values for name, values in table.items() if np.isfinite(values).any()} or table, rows
 
 
-def _head_line(figure: "Figure", width: int, height: int, rows: list[_Row]) -> None:
-    alone = rows == [_SALIENCY]
+def _head_lines(canvas: Canvas, alone: bool) -> None:
     title = "Saliency over the training" if alone else "Attention heads over the training"
     what = "A row is the whole model" if alone else "Every row is one head"
-    text = (
-        f"{what}, from left to right in the steps of the training. Bright: a large value. Grey: not measured."
+    canvas.text(_EDGE, 10, title, 17, bold=True)
+    canvas.text(
+        _EDGE,
+        35,
+        f"{what}, from left to right in the steps of the training.\n"
+        "Bright: a large value. Grey: not measured.",
+        12,
     )
-    figure.text(14 / width, 1 - 10 / height, title, fontsize=12, weight="bold", va="top")
-    figure.text(14 / width, 1 - 34 / height, text, fontsize=8.5, va="top")
+
+
+def _edges(steps: "NDArray[np.float64]") -> "NDArray[np.float64]":
+    """Where each look begins, and the last one ends: half the way to its neighbours."""
+    middles = (steps[1:] + steps[:-1]) / 2
+    if len(middles) == 0:
+        return np.array([steps[0] - 0.5, steps[0] + 0.5])
+    return np.array([2 * steps[0] - middles[0], *middles, 2 * steps[-1] - middles[-1]])
 
 
 def _draw(
-    axes: "Axes", bar: "Axes", measure: str, values: "NDArray[np.float64]", steps: "NDArray[np.float64]"
+    canvas: Canvas,
+    place: _Panel,
+    measure: str,
+    values: "NDArray[np.float64]",
+    edges: "NDArray[np.float64]",
 ) -> None:
     about = MEASURES[measure]
-    least, most = 0.0, about.most
-    finite = values[np.isfinite(values)]
-    if most is None:
-        least, most = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-        most = most if most > least else least + 1
-    # each look is shown until half the way to the next, so that uneven steps keep their places
-    middles = (steps[1:] + steps[:-1]) / 2
-    first, last = (steps[0], steps[-1]) if steps[-1] > steps[0] else (steps[0] - 0.5, steps[0] + 0.5)
-    places = first + (last - first) * (np.arange(_WIDTH) + 0.5) / _WIDTH
-    shown = values[:, np.searchsorted(middles, places)]
+    least, most = _range(values, about.most)
+    first, width = edges[0], edges[-1] - edges[0]
+    places = first + width * (np.arange(_WIDTH) + 0.5) / _WIDTH
+    shown = values[:, np.searchsorted(edges[1:-1], places)].repeat(place.row, axis=0)
     known = np.isfinite(shown)
     share = np.clip((np.where(known, shown, least) - least) / (most - least), 0, 1)
     picture = palette()[(share * 255).astype(np.uint8)]
     picture[~known] = UNKNOWN
-    axes.imshow(picture, interpolation="nearest", aspect="auto", extent=(first, last, len(values), 0))
-    axes.set_title(f"{about.title}\n", fontsize=10, weight="bold", loc="left", pad=3)
-    axes.text(0, 1.0, about.explanation, fontsize=8, transform=axes.transAxes, va="bottom")
-    bar.imshow(palette()[::-1, None], aspect="auto", extent=(0, 1, least, most))
-    bar.set_xticks([])
-    bar.set_yticks([least, most], [f"{least:.3g}", f"{most:.3g}"], fontsize=8)
-    bar.yaxis.tick_right()
-    ticks = sorted(set(steps)) if len(set(steps)) <= 3 else None
-    if ticks:
-        axes.set_xticks(ticks)
-    axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
-    axes.tick_params(labelsize=8)
-    axes.set_xlabel("step", fontsize=8, loc="right", labelpad=1)
+    canvas.paste(picture, place.left, place.top)
+    canvas.text(place.left, place.top - 40, about.title, 13, bold=True)
+    canvas.text(place.left, place.top - 22, about.explanation)
+    below = place.top + len(picture)
+    draw_scale(canvas, place.left + _WIDTH + 8, place.top, len(picture), [f"{most:.3g}", f"{least:.3g}"], 10)
+    for step in _ticks(first, edges[-1]):
+        x = place.left + (step - first) / width * _WIDTH
+        canvas.line(x, below, x, below + 3)
+        canvas.text(x, below + 4, f"{step:,}", anchor="ma")
+    canvas.text(place.left + _WIDTH + 8, below + 4, "step")
 
 
-def _label(axes: "Axes", rows: list[_Row], row_height: int) -> None:
-    """Names each head where there is room, otherwise each layer, and parts the layers by a line."""
-    layers = [layer for layer, _ in rows]
-    starts = [i for i, layer in enumerate(layers) if i == 0 or layers[i - 1] != layer]
-    for start in starts[1:]:
-        axes.axhline(start, color="white", linewidth=1)
-    if row_height >= 12:
-        names = [_name(row, whole=i in starts) for i, row in enumerate(rows)]
-        axes.set_yticks(np.arange(len(rows)) + 0.5, names, fontsize=8)
+def _range(values: "NDArray[np.float64]", most: float | None) -> tuple[float, float]:
+    """The numbers of the darkest and of the brightest colour."""
+    if most is not None:
+        return 0.0, most
+    finite = values[np.isfinite(values)]
+    least, most = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    return least, most if most > least else least + 1
+
+
+@lru_cache(maxsize=1)
+def _ticks(first: float, last: float) -> list[int]:
+    """Round steps between two places."""
+    from matplotlib.ticker import MaxNLocator
+
+    steps = MaxNLocator(6, integer=True, min_n_ticks=1).tick_values(first, last)
+    return [int(step) for step in steps if max(first, 0) <= step <= last]
+
+
+def _starts(rows: Sequence[_Row]) -> list[int]:
+    """The rows where a layer begins."""
+    return [0, *(i for i, (row, following) in enumerate(pairwise(rows), 1) if row[0] != following[0])]
+
+
+def _names(rows: Sequence[_Row], height: int) -> Iterator[tuple[float, str]]:
+    """Yields names and their middles: of each head where there is room, otherwise of each layer."""
+    starts = _starts(rows)
+    if height >= 12:
+        for i, row in enumerate(rows):
+            yield (i + 0.5) * height, _name(row, whole=i in starts)
     else:
-        ends = [*starts[1:], len(rows)]
-        centres = [(start + end) / 2 for start, end in zip(starts, ends, strict=True)]
-        names = [_name(rows[start], whole=True).split(", ")[0] for start in starts]
-        axes.set_yticks(centres, names, fontsize=8)
-    axes.tick_params(axis="y", length=0)
+        for start, end in pairwise([*starts, len(rows)]):
+            yield (start + end) / 2 * height, _name(rows[start], whole=True).split(", ")[0]
 
 
 def _name(row: _Row, whole: bool) -> str:

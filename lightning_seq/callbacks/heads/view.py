@@ -30,14 +30,14 @@ class Measure:
 
 
 MEASURES: Mapping[str, Measure] = {
-    "entropy": Measure("entropy", "0: each token looks at one token, 1: evenly at all that it may see"),
-    "max_probability": Measure("largest share", "of a token's attention on a single token, the mean"),
-    "previous_token": Measure("previous token", "share of the attention on the token just before"),
-    "first_token": Measure("first token", "share of the attention on the first token, where heads rest"),
+    "entropy": Measure("entropy", "0: all on a single token, 1: evenly on all that a token may see"),
+    "max_probability": Measure("largest share", "on a single token, the mean over the tokens"),
+    "previous_token": Measure("previous token", "share on the token just before"),
+    "first_token": Measure("first token", "share on the first token, where heads at rest look"),
     "induction": Measure(
         "induction", "share on what followed the same token before, in random tokens said twice"
     ),
-    "distance": Measure("mean distance", "in tokens, from the one that looks to what it looks at", None),
+    "distance": Measure("mean distance", "how many tokens back", None),
     "max_logit": Measure("largest logit", "the largest score before the softmax", None),
 }
 """All that is measured of a head, in the order in which it is shown."""

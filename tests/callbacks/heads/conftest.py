@@ -1,8 +1,11 @@
-"""One headless browser for all tests of pages."""
+"""One headless browser for all tests of pages, and what pictures are made of."""
 
 import shutil
+from typing import NamedTuple
 
 import pytest
+
+from lightning_seq.callbacks.heads.canvas import Canvas
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 QUIET = (
@@ -26,3 +29,37 @@ def browser():
         browser = driver.chromium.launch(executable_path=program, args=list(QUIET))
         yield browser
         browser.close()
+
+
+class Drawn(NamedTuple):
+    """What was put on canvases since it was last emptied."""
+
+    texts: list
+    pictures: list
+
+    def words(self):
+        return " ".join(self.texts)
+
+    def clear(self):
+        self.texts.clear()
+        self.pictures.clear()
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """All texts and pictures that are drawn, in order, drawn all the same."""
+    drawn = Drawn([], [])
+
+    def recording(name, kept, which):
+        draw = getattr(Canvas, name)
+
+        def recorded(canvas, *args, **options):
+            kept.append(args[which])
+            draw(canvas, *args, **options)
+
+        monkeypatch.setattr(Canvas, name, recorded)
+
+    recording("text", drawn.texts, 2)
+    recording("upright", drawn.texts, 2)
+    recording("paste", drawn.pictures, 0)
+    return drawn
