@@ -80,12 +80,16 @@ def _diverged(trainer: Trainer) -> bool:
 
 
 def _content(run_directory: Path) -> str:
-    pictures = len(list(run_directory.rglob("figures/*.png")))
+    counts = {
+        what: len(list(run_directory.rglob(f"figures/*.{suffix}")))
+        for what, suffix in (("picture", "png"), ("page", "html"))
+    }
     found = [
         name for name in ("config.yaml", "metrics.csv", "samples.txt") if (run_directory / name).exists()
     ]
-    if pictures:
-        found.append(f"figures/ ({pictures} picture{'s' if pictures > 1 else ''})")
+    if any(counts.values()):
+        shown = [f"{count} {what}{'s' if count > 1 else ''}" for what, count in counts.items() if count]
+        found.append(f"figures/ ({', '.join(shown)})")
     found += [f"checkpoints/{path.name}" for path in sorted(run_directory.glob("checkpoints/*.ckpt"))]
     return "".join(f"\n{'':11s}   {name}" for name in found)
 

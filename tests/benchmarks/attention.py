@@ -4,8 +4,8 @@ AttentionLogger at its default, one look at every validation, with a page at eac
 doubling and in the end, in trainings like the quickstart's, of 4 validations with 175 steps before each:
 milliseconds of a look, of one drawing of all pictures, and the share of the training that all of its code
 took. Beside it what it costs to see attention the usual way: softmax by hand in every step, in place of the
-fused kernel; the median over pairs of neighbouring steps of one training, with the quartiles of the medians of
-five parts.
+fused kernel; the median over pairs of neighbouring steps of one training, with the quartiles of the medians
+of five parts.
 
 With --whole also whole trainings in turns, with the logger and without, of 2 validations of 175 steps.
 """

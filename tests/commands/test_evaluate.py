@@ -157,9 +157,9 @@ TEXT_LINE = ["--protocol=stream", "--text=text.txt"]
         ([*TEXT_LINE, "--dynamic_learning_rate=-1"], 1, "learning_rate is -1.0: give one above 0"),
         ([*TEXT_LINE, "--dynamic_learning_rate=inf"], 1, "dynamic_learning_rate is inf: give one above 0"),
         (
-            [*TEXT_LINE, "--dynamic_learning_rate=1e30", "--dynamic_text=text.txt"],
+            [*TEXT_LINE, "--dynamic_learning_rate=1e38", "--dynamic_text=text.txt"],
             1,
-            "some losses are not finite: dynamic_learning_rate 1e+30 may be too high, lower it",
+            "some losses are not finite: dynamic_learning_rate 1e+38 may be too high, lower it",
         ),
         (
             [*TEXT_LINE, "--dynamic_learning_rate=1", "--dynamic_text=text.txt", "--dynamic_tokens=1"],

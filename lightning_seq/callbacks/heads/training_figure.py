@@ -148,7 +148,7 @@ def _ticks(first: float, last: float) -> list[int]:
     """Round steps between two places."""
     from matplotlib.ticker import MaxNLocator
 
-    steps = MaxNLocator(6, integer=True, min_n_ticks=1).tick_values(first, last)
+    steps = MaxNLocator(6, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1).tick_values(first, last)
     return [int(step) for step in steps if max(first, 0) <= step <= last]
 
 
