@@ -20,7 +20,7 @@ from lightning_seq.errors import InputError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_SCRIPTS = ("page_text.js", "page_map.js", "page_grid.js", "page_pane.js", "page.js")
+_SCRIPTS = ("page_text.js", "page_map.js", "page_grid.js", "page_detail.js", "page_pane.js", "page.js")
 _POLICY = (
     "default-src 'none'; style-src '{style}'; script-src '{script}'; base-uri 'none'; form-action 'none'"
 )

@@ -1,6 +1,5 @@
 // One model: its heads, its text and what is known of the chosen head.
 
-const TOP = 5;
 const SALIENCY =
   "Saliency: the share of each earlier token in the gradient of the prediction. Row i is the prediction made after token i.";
 const FOREIGN = "This layer looks at something else than its own tokens: places are numbers, and the text is not marked.";
@@ -15,6 +14,7 @@ class Pane {
     this.map = new HeadMap(this.find("canvas"), (row, column, clicked) => this.pointMap(row, column, clicked));
     this.buildSelects();
     this.grid = new HeadGrid(this);
+    this.detail = new TokenDetail(this);
     this.buildStrip();
   }
 
@@ -205,7 +205,7 @@ class Pane {
       token.setAttribute("aria-selected", at === index && page.pinned);
     });
     if (this.ownTokens && index !== null && (page.active.pane !== this || cross)) this.reveal(this.tokens[index]);
-    this.showDetail(index);
+    this.detail.show(index);
     this.showCross(index, cross);
   }
 
@@ -215,38 +215,6 @@ class Pane {
     const [outer, inner] = [strip.getBoundingClientRect(), token.getBoundingClientRect()];
     if (inner.top < outer.top) strip.scrollTop -= outer.top - inner.top + 8;
     else if (inner.bottom > outer.bottom) strip.scrollTop += inner.bottom - outer.bottom + 8;
-  }
-
-  showDetail(index) {
-    const values = this.values(index);
-    const [at, by] = isSaliency(this.layer) ? ["depends on", "matters to"] : ["looks at", "is looked at by"];
-    const title = values ? `${capital(this.place(index))} ${this.page.direction === "by" ? by : at}` : "Point at a token";
-    this.find(".detail h3").textContent = title;
-    const order = values ? [...values.keys()].filter((k) => values[k]).sort((a, b) => values[b] - values[a] || a - b) : [];
-    const rows = order.slice(0, TOP).map((k) => {
-      const row = make("li");
-      const bar = make("span", "bar");
-      bar.style.setProperty("--part", SHARES[values[k]]);
-      const token = make("q", "", this.ownTokens ? written(this.view.tokens[k]) : `place ${k}`);
-      row.append(make("b", "", percent(SHARES[values[k]])), bar, token, make("small", "", this.ownTokens ? `token ${k}` : ""));
-      return row;
-    });
-    this.find(".top").replaceChildren(...rows);
-    this.find(".predicts").replaceChildren(...this.predicts(values && this.ownTokens ? index : null));
-  }
-
-  /** What the model expects after a token, and what the text has there. */
-  predicts(index) {
-    if (index === null) return [];
-    const parts = [];
-    const prediction = this.view.predictions[index];
-    if (prediction) {
-      const [token, share] = prediction;
-      parts.push("After it the model expects ", make("q", "", written(token)), share === null ? "" : ` (${percent(share)})`);
-    }
-    const next = this.view.tokens[index + 1];
-    if (next !== undefined) parts.push(parts.length ? "; the text has " : "The text goes on with ", make("q", "", written(next)));
-    return [...parts, parts.length ? "." : ""];
   }
 
   showCross(index, cross) {
@@ -263,4 +231,3 @@ class Pane {
 }
 
 const isSaliency = (layer) => layer.name === "saliency";
-const capital = (text) => text[0].toUpperCase() + text.slice(1);
