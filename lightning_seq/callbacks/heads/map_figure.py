@@ -45,7 +45,7 @@ def draw_map(view: View, layer: int, head: int) -> "Image":
     left = _EDGE + max(map(width_of, rows.values())) + 8
     top = _HEAD + (max(map(width_of, columns.values())) if turned else 14) + 6
     alone = shown.name == SALIENCY
-    title = f"{shown.name if alone else f'{shown.name}, head {shown.heads[head]}'}, {view.name}"
+    title = f"{'Saliency' if alone else f'Attention of {shown.name}, head {shown.heads[head]}'}, {view.name}"
     explanation = _DEPENDS if alone else _LOOKS
     least = 2 * _EDGE + max(width_of(title, 17, bold=True), width_of(explanation))
     canvas = Canvas(max(left + width + _RIGHT, least), top + max(height, 60) + _EDGE)
