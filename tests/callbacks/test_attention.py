@@ -157,7 +157,8 @@ def test_a_text_of_the_users(train, tiny):
 
     watcher = AttentionLogger(text="c a b k a")
     train(Reads, watcher)
-    assert watcher.view.tokens == tuple("cabka")
+    assert watcher.view.tokens == ("c", " a", " b", " k", " a")
+    assert all(text in {f" {name}" for name in "abcdefghijk"} for text, _ in watcher.view.predictions)
     assert len(watcher.view.predictions) == 5
     with pytest.warns(UserWarning, match="AttentionLogger logs nothing: the prompt has 'z'"):
         train(Reads, AttentionLogger(text="c z"))

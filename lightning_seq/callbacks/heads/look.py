@@ -96,7 +96,8 @@ def view_of(name: str, example: Example, looked: Looked, tokenizer: Any) -> View
     shown = min(len(inputs), MOST_SHOWN) if inputs.dim() == 1 else 0
     ids = [] if inputs.is_floating_point() else inputs[:shown].tolist()
     tokens = token_texts(ids, tokenizer) if ids else tuple(map(str, range(len(inputs))))
-    following = token_texts([i for i, _ in looked.predicted[:shown]], tokenizer) if ids else ()
+    predicted = [i for i, _ in looked.predicted[:shown]] if ids else []
+    following = token_texts(predicted, tokenizer, after=ids[: len(predicted)])
     shares = [share for _, share in looked.predicted[: len(following)]]
     return View(name, tokens, looked.layers, tuple(zip(following, shares, strict=True)))
 

@@ -76,7 +76,11 @@ def _check(name: str, index: int, count: int) -> None:
 def _labels(tokens: tuple[str, ...], count: int) -> dict[int, str]:
     """Tokens where the axis is that of the text, numbers where it is that of something else."""
     places = range(0, count, -(-count // _MOST_LABELS))
-    return {i: label(tokens[i]) if count == len(tokens) else str(i) for i in places}
+    if count != len(tokens):
+        return {i: str(i) for i in places}
+    if all(token.startswith(" ") for token in tokens[1:]):  # words: the space before each says nothing
+        tokens = tuple(token.removeprefix(" ") or token for token in tokens)
+    return {i: label(tokens[i]) for i in places}
 
 
 def _telling(layer: LayerView, head: int) -> str:

@@ -77,7 +77,7 @@ class View:
 
     Attributes:
         name: Which model, for a title: "quickstart-1/best.ckpt", or "step 500".
-        tokens: The text of each token, as the tokenizer decodes it alone: may be white space, half a
+        tokens: What each token adds to the text; joined they are the text. May be white space, half a
             character (U+FFFD) or a number where there is no tokenizer.
         layers: In the order in which they ran. Maps have as many rows and columns as there are tokens, unless
             the model looks at something else than its own tokens.

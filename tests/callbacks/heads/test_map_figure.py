@@ -59,6 +59,11 @@ def test_short_labels_stand_and_long_ones_are_turned(monkeypatch):
     assert long.height > short.height + 20  # room for them, and none where they are short
 
 
+def test_words_are_labelled_without_the_space_that_every_one_begins_with(drawn):
+    draw_map(view(["a", " cat", " sat"]), 0, 0)
+    assert drawn.texts.count("cat") == drawn.texts.count("sat") == 2
+
+
 def test_a_long_title_is_not_cut_off():
     one = View("a/long/path" * 20, tuple("ab"), view("ab").layers)
     image = pixels(draw_map(one, 0, 0))
