@@ -14,6 +14,7 @@ from lightning_seq.__main__ import main
 from lightning_seq.callbacks import AttentionLogger, GradientClippingMonitor
 
 NAMES = recipes.names()
+FRAGMENTS = recipes.fragments()
 
 
 def shrinking(name):
@@ -52,6 +53,44 @@ def test_two_steps_of_a_recipe_run(name, tmp_path, monkeypatch, capsys):
     callbacks = yaml.safe_load(recipes.find(name).read_text(encoding="utf-8"))["trainer"]["callbacks"]
     sampled = "SampleLogger" in [each["class_path"] for each in callbacks]
     assert (run / "samples.txt").exists() == sampled
+
+
+@pytest.mark.parametrize("name", FRAGMENTS)
+def test_a_fragment_opens_with_what_it_does_and_how_it_is_used(name):
+    first, second = recipes.find(name).read_text(encoding="utf-8").splitlines()[:2]
+    assert re.fullmatch(r"# \S.{15,90}", first)
+    assert second == f"#   lightning-seq fit --config quickstart --config {name}"
+    assert "model" not in read(name)
+    assert "callbacks" not in read(name)["trainer"]  # which would replace the recipe's
+
+
+@pytest.mark.parametrize(
+    ("fragments", "expected"),
+    [
+        (["precision/bf16"], {"precision": "bf16-mixed"}),
+        (["logger/tensorboard", "precision/bf16"], {"precision": "bf16-mixed"}),
+        (
+            ["precision/fp16", "precision/bf16", "strategy/ddp"],
+            {"precision": "bf16-mixed", "strategy": "ddp"},
+        ),
+    ],
+)
+def test_fragments_change_their_own_part_of_a_recipe(fragments, expected, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    configs = [word for name in ("quickstart_lstm", *fragments) for word in ("--config", name)]
+    options = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.devices=1"]
+    status = main(
+        ["fit", *configs, *options, "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+    )
+    assert status == 0, capsys.readouterr()
+    run = tmp_path / "runs" / "quickstart_lstm-1"  # not named after a fragment
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    assert {key: config["trainer"][key] for key in expected} == expected
+    recipe = read("quickstart_lstm")
+    assert [each["class_path"].rpartition(".")[2] for each in config["trainer"]["callbacks"]] == [
+        each["class_path"] for each in recipe["trainer"]["callbacks"]
+    ]
+    assert bool(list(tmp_path.rglob("events.out.tfevents.*"))) == ("logger/tensorboard" in fragments)
 
 
 def test_the_quickstart_family_differs_in_the_model_alone():

@@ -3,8 +3,6 @@
 from argparse import ArgumentError
 from pathlib import Path
 
-import yaml
-
 from lightning_seq import recipes
 from lightning_seq.errors import InputError
 
@@ -32,10 +30,5 @@ def configs_first(words: list[str]) -> list[str]:
 
 
 def _readable(path: Path) -> str:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no configuration: keys such as model, data and trainer are expected")
+    recipes.content(path)
     return str(path)

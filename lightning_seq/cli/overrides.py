@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_seq import checkpoints
+from lightning_seq import checkpoints, recipes
 from lightning_seq.data.tokenization.vocabulary import agreed
 from lightning_seq.errors import InputError
 
@@ -43,7 +42,7 @@ def _short(class_path: str) -> str:
 def _sections(files: Iterable[str], key: str) -> Iterator[dict[str, Any]]:
     """Yields what each file says of ``key``, if it names a class there."""
     for file in files:
-        section = (yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}).get(key)
+        section = recipes.content(Path(file)).get(key)
         if isinstance(section, str):
             yield {"class_path": section}
         elif isinstance(section, dict) and "class_path" in section:

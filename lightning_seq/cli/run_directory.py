@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from lightning_seq import recipes
 from lightning_seq.errors import InputError
 
 VARIABLE = "LIGHTNING_SEQ_RUN_DIR"
@@ -15,7 +16,9 @@ VARIABLE = "LIGHTNING_SEQ_RUN_DIR"
 
 
 def run_name(configs: list[str], model: str, subcommand: str) -> str:
-    """Returns what to name a run: after its last config file, or else after its model."""
+    """Returns what to name a run: after the last config file that names a model, or else after its model."""
+    if len(configs) > 1:
+        configs = [each for each in configs if "model" in recipes.content(Path(each))] or configs
     path = Path(configs[-1]) if configs else Path(model.rpartition(".")[2])
     name = path.stem
     if name == "config":  # the resolved configuration of an earlier run

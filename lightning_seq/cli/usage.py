@@ -62,7 +62,7 @@ def _stray_word(message: str, options: Iterable[str]) -> str | None:
     found = re.match(r"unrecognized arguments: ([^-\s]\S*)", message, re.IGNORECASE)
     if not found:
         return None
-    if found[1] in recipes.names():
+    if found[1] in (*recipes.names(), *recipes.fragments()):
         return f"{found[1]!r} belongs to no option: give it as --config {found[1]}"
     return f"{found[1]!r} belongs to no option: if a pattern such as *.txt became several names, quote it"
 

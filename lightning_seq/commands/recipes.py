@@ -27,10 +27,16 @@ def main(argv: list[str]) -> int:
     elif arguments.action == "copy":
         _copy(arguments.name, arguments.path)
     else:
-        width = max(map(len, recipes.names()), default=0)
-        for name in recipes.names():
-            print(f"{name:{width}s}  {recipes.description(name)}")
+        _list(recipes.names())
+        print("\nFragments, each for any recipe: fit --config RECIPE --config FRAGMENT")
+        _list(recipes.fragments())
     return 0
+
+
+def _list(names: list[str]) -> None:
+    width = max(map(len, names), default=0)
+    for name in names:
+        print(f"{name:{width}s}  {recipes.description(name)}")
 
 
 def _copy(name: str, target: Path | None) -> None:
@@ -43,7 +49,8 @@ def _copy(name: str, target: Path | None) -> None:
     if not target.parent.is_dir():
         raise InputError(f"no directory {target.parent}: make it first, or give another path")
     target.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
-    print(f"{target}: edit it, then run: lightning-seq fit --config {_as_path(target)}")
+    recipe = "--config RECIPE " if name in recipes.fragments() else ""
+    print(f"{target}: edit it, then run: lightning-seq fit {recipe}--config {_as_path(target)}")
 
 
 def _as_path(target: Path) -> str:
