@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning_utilities.core.rank_zero import WarningCache
 from PIL.Image import Image
@@ -94,6 +95,33 @@ def log_page(logger: Logger, key: str, html: str, step: int) -> None:
             path = figure_path(logger, key, step, "html")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(html, encoding="utf-8")
+
+
+def log_line(logger: Logger, key: str, text: str, step: int) -> None:
+    """Sends a line of text to a logger; call it on rank zero.
+
+    Weights & Biases has it in the run's summary, TensorBoard among its texts; others do without.
+    A logger that fails is warned about once and ends no training.
+    """
+    with forgiving(logger, "a line of text"):
+        if isinstance(logger, WandbLogger):
+            logger.experiment.summary[key] = text
+        elif isinstance(logger, TensorBoardLogger):
+            experiment: Any = logger.experiment
+            experiment.add_text(key, text, step)
+
+
+def loggers_of_text(trainer: Trainer, log_text: bool) -> list[Logger]:
+    """Returns the loggers that may be given what holds text: all, or those that write into the run's files.
+
+    Args:
+        trainer: The trainer.
+        log_text: Whether text may leave the run's directory.
+    """
+    if log_text or not trainer.loggers:
+        return trainer.loggers
+    local: list[Logger] = [logger for logger in trainer.loggers if isinstance(logger, CSVLogger)]
+    return local or [CSVLogger(trainer.default_root_dir, name="", version="")]  # for its directory alone
 
 
 def figure_path(logger: Logger, key: str, step: int, suffix: str = "png") -> Path:

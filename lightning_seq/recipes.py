@@ -20,6 +20,15 @@ def names() -> list[str]:
 
 def fragments() -> list[str]:
     """Returns the names of the fragments, sorted: what changes one thing in any recipe, as logger/wandb."""
+    return [name for name in _in_folders() if not name.startswith("sweeps/")]
+
+
+def sweeps() -> list[str]:
+    """Returns the names of the sweeps, sorted: configurations of `wandb sweep`, as sweeps/quickstart."""
+    return [name for name in _in_folders() if name.startswith("sweeps/")]
+
+
+def _in_folders() -> list[str]:
     return sorted(f"{path.parent.name}/{path.stem}" for path in directory().glob("*/*.yaml"))
 
 
@@ -33,7 +42,7 @@ def find(name: str) -> Path:
         if not Path(name).is_file():
             raise InputError(f"no file {name}: give a recipe's name (`lightning-seq recipes`) or a file")
         return Path(name)
-    known = [*names(), *fragments()]
+    known = [*names(), *_in_folders()]
     if name not in known:
         raise InputError(
             f"no recipe {name!r}{did_you_mean(name, known)}: `lightning-seq recipes` lists them; a path "

@@ -83,6 +83,7 @@ def test_the_public_names():
         "RecurrentStateMonitor",
         "SampleLogger",
         "TimeGradientMonitor",
+        "WandbRun",
         "ZClip",
     ]
     assert sorted(networks.__all__) == [

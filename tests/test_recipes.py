@@ -4,6 +4,8 @@ import json
 import math
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -12,9 +14,17 @@ import lightning_seq
 from lightning_seq import recipes
 from lightning_seq.__main__ import main
 from lightning_seq.callbacks import AttentionLogger, GradientClippingMonitor
+from tests.wandb_file import environment
 
 NAMES = recipes.names()
 FRAGMENTS = recipes.fragments()
+SHORT = [
+    "--trainer.max_steps=2",
+    "--trainer.val_check_interval=2",
+    "--trainer.log_every_n_steps=1",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.accelerator=cpu",
+]
 
 
 def shrinking(name):
@@ -38,14 +48,7 @@ def test_a_recipe_opens_with_what_it_does_and_the_command_that_runs_it(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_two_steps_of_a_recipe_run(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    options = [
-        "--trainer.max_steps=2",
-        "--trainer.val_check_interval=2",
-        "--trainer.log_every_n_steps=1",
-        "--trainer.enable_progress_bar=false",
-        "--trainer.accelerator=cpu",
-    ]
-    status = main(["fit", "--config", name, *shrinking(name), *options])
+    status = main(["fit", "--config", name, *shrinking(name), *SHORT])
     assert status == 0, capsys.readouterr()
     run = tmp_path / "runs" / f"{name.replace('/', '_').rpartition('/')[2]}-1"
     assert (run / "checkpoints" / "best.ckpt").exists()
@@ -78,10 +81,7 @@ def test_a_fragment_opens_with_what_it_does_and_how_it_is_used(name):
 def test_fragments_change_their_own_part_of_a_recipe(fragments, expected, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     configs = [word for name in ("quickstart_lstm", *fragments) for word in ("--config", name)]
-    options = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.devices=1"]
-    status = main(
-        ["fit", *configs, *options, "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
-    )
+    status = main(["fit", *configs, *SHORT, "--trainer.devices=1"])
     assert status == 0, capsys.readouterr()
     run = tmp_path / "runs" / "quickstart_lstm-1"  # not named after a fragment
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
@@ -91,6 +91,30 @@ def test_fragments_change_their_own_part_of_a_recipe(fragments, expected, tmp_pa
         each["class_path"] for each in recipe["trainer"]["callbacks"]
     ]
     assert bool(list(tmp_path.rglob("events.out.tfevents.*"))) == ("logger/tensorboard" in fragments)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", recipes.sweeps())
+@pytest.mark.parametrize("end", [min, max])
+def test_what_a_sweep_runs(name, end, tmp_path):
+    """The command that `wandb agent` makes of it, with the smallest and the largest values."""
+    sweep = read(name)
+    chosen = {
+        option: end(choice["values"] if "values" in choice else [choice["min"], choice["max"]])
+        for option, choice in sweep["parameters"].items()
+    }
+    given = {"${program}": ["-m", "lightning_seq"], "${args}": [f"--{k}={v}" for k, v in chosen.items()]}
+    words = [each for word in sweep["command"] for each in given.get(word, [word])]
+    command = [sys.executable, *words, *SHORT, "--run_dir=run", "--trainer.logger.offline=true"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    config = yaml.safe_load((tmp_path / "run/config.yaml").read_text(encoding="utf-8"))
+    for option, value in chosen.items():
+        assert config["model"]["init_args"][option.removeprefix("model.")] == value
+    assert sweep["program"] == "lightning-seq"
+    assert sweep["metric"]["name"] in (tmp_path / "run/metrics.csv").read_text().split("\n")[0]
 
 
 def test_the_quickstart_family_differs_in_the_model_alone():

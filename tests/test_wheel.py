@@ -21,9 +21,8 @@ def test_the_wheel_lists_the_recipes_and_trains_one(tmp_path):
     run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT)
     (wheel,) = tmp_path.glob("lightning_seq-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert {
-        f"lightning_seq/_recipes/{name}.yaml" for name in [*recipes.names(), *recipes.fragments()]
-    } <= set(names)
+    every = [*recipes.names(), *recipes.fragments(), *recipes.sweeps()]
+    assert {f"lightning_seq/_recipes/{name}.yaml" for name in every} <= set(names)
     assert "lightning_seq/py.typed" in names
     assert not [n for n in names if n.startswith(("tests/", "recipes/")) or n.endswith(".pyc")]
 
@@ -40,7 +39,7 @@ def test_the_wheel_lists_the_recipes_and_trains_one(tmp_path):
     )
     assert where.startswith(str(site))
     listed = [line.split()[0] for line in command("recipes").splitlines() if "  " in line]
-    assert listed == [*recipes.names(), *recipes.fragments()]
+    assert listed == every
     steps = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.enable_progress_bar=false"]
     assert "quickstart_lstm-1" in command("fit", "--config", "quickstart_lstm", *steps)
     checkpoint = "runs/quickstart_lstm-1/checkpoints/best.ckpt"

@@ -17,7 +17,7 @@ from lightning_seq.callbacks.heads.view import View
 from lightning_seq.callbacks.probe import Entry, Example, Probe
 from lightning_seq.callbacks.step_log import log_at_step
 from lightning_seq.errors import InputError
-from lightning_seq.figures import forgiving, log_page
+from lightning_seq.figures import forgiving, log_page, loggers_of_text
 from lightning_seq.networks.base import check_sizes
 
 if TYPE_CHECKING:
@@ -77,7 +77,11 @@ class AttentionLogger(Probe):
             or of induction.
         warn_entropy_below: Warn when the mean entropy of a layer's heads falls below this.
         warn_logit_above: Warn when a logit grows above this.
+        log_text: Whether what shows tokens, `attention/map` and `attention/page`, goes to every logger; else
+            it stays in `figures/` of the run.
     """
+
+    with_text = frozenset({"attention/map", "attention/page"})
 
     def __init__(
         self,
@@ -92,6 +96,7 @@ class AttentionLogger(Probe):
         head_threshold: float = 0.5,
         warn_entropy_below: float | None = 0.01,
         warn_logit_above: float | None = 100.0,
+        log_text: bool = True,
     ) -> None:
         check_sizes(n_sequences=n_sequences)
         check_sizes(2, max_tokens=max_tokens)
@@ -106,6 +111,7 @@ class AttentionLogger(Probe):
         self.saliency, self.write_pages = saliency, page
         self.head_threshold = head_threshold
         self.warn_entropy_below, self.warn_logit_above = warn_entropy_below, warn_logit_above
+        self.log_text = log_text
         self.view: View | None = None
         self._alarmed: set[str] = set()
         self._told = False
@@ -149,7 +155,7 @@ class AttentionLogger(Probe):
         self._alarm(trainer)
         if self.write_pages and trainer.is_global_zero and trainer.loggers:
             html = self.page()
-            for logger in trainer.loggers:
+            for logger in loggers_of_text(trainer, self.log_text):
                 log_page(logger, "attention/page", html, trainer.global_step)
 
     def _alarm(self, trainer: Trainer) -> None:

@@ -15,7 +15,7 @@ from lightning_seq.callbacks.gradients.seam import GradientSeam, GradientStep
 from lightning_seq.callbacks.gradients.update_sizes import UpdateSizes
 from lightning_seq.callbacks.step_log import log_at_step
 from lightning_seq.errors import InputError
-from lightning_seq.figures import log_figure
+from lightning_seq.figures import log_figure, log_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -217,6 +217,7 @@ class GradientClippingMonitor(Callback):
             figure = self.figure()
             for logger in trainer.loggers:
                 log_figure(logger, "grad/clipping", figure, trainer.global_step)
+                log_line(logger, "grad/advice", self.advice(), trainer.global_step)
 
     def summary(self) -> str:
         """What happened, in one short line."""

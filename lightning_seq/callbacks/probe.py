@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_seq.callbacks.step_log import log_at_step
 from lightning_seq.errors import InputError
-from lightning_seq.figures import log_figure
+from lightning_seq.figures import log_figure, loggers_of_text
 from lightning_seq.networks.base import check_sizes, evaluating
 
 if TYPE_CHECKING:
@@ -32,11 +32,16 @@ class Probe(Callback):
 
     Attributes:
         history: What was found, oldest first: each with `step`, the training step.
+        log_text: Whether pictures with text may go to loggers that send them away.
+        with_text: The keys of those pictures.
 
     Args:
         every_n_steps: Look after so many optimizer steps; None: at the end of every validation.
         **sizes: What the example depends on. A checkpoint's example is used again only if they are the same.
     """
+
+    log_text = True
+    with_text: frozenset[str] = frozenset()
 
     def __init__(self, every_n_steps: int | None, **sizes: Any) -> None:
         check_sizes(every_n_steps=1 if every_n_steps is None else every_n_steps)
@@ -186,7 +191,7 @@ class Probe(Callback):
         if not trainer.loggers:
             return
         for key, picture in self.pictures().items():
-            for logger in trainer.loggers:
+            for logger in loggers_of_text(trainer, self.log_text or key not in self.with_text):
                 log_figure(logger, key, picture, int(self.history[-1]["step"]))
 
     def _stop(self, why: str) -> None:

@@ -1,5 +1,6 @@
 """SampleLogger: what the model writes, beside what its loss says."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ from tokenizers import Tokenizer
 
 from lightning_seq.callbacks.probe import inputs_of, undisturbed
 from lightning_seq.errors import InputError
-from lightning_seq.figures import forgiving
+from lightning_seq.figures import forgiving, loggers_of_text
 from lightning_seq.generation import check_sampling
 from lightning_seq.networks.base import IGNORE_INDEX
 from lightning_seq.prompts import read, written
 
 EXAMPLE_TOKENS = 8
+_MOST_KEPT = 128
 
 
 class SampleLogger(Callback):
@@ -36,6 +38,10 @@ class SampleLogger(Callback):
         top_k: Choose among this many likeliest tokens only. All by default.
         top_p: Choose among the likeliest tokens that together have this probability. All by default.
         seed: Seed of the sampling; training draws from its own random numbers.
+        log_text: Whether the text goes to Weights & Biases and TensorBoard, too.
+
+    Attributes:
+        samples: Step, loss and text of each sample, oldest first. Beyond 128 every second one is dropped.
     """
 
     def __init__(
@@ -46,6 +52,7 @@ class SampleLogger(Callback):
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int = 0,
+        log_text: bool = True,
     ) -> None:
         if max_new_tokens < 1:
             raise InputError(f"SampleLogger got max_new_tokens={max_new_tokens}, expected at least 1")
@@ -58,7 +65,9 @@ class SampleLogger(Callback):
             "top_p": top_p,
             "seed": seed,
         }
+        self.log_text = log_text
         self.last = ""
+        self.samples: list[tuple[int, float | None, str]] = []
         self._example: list[int] = []
         self._asked: int | None = None
 
@@ -108,9 +117,13 @@ class SampleLogger(Callback):
             return
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        for logger in trainer.loggers:
+        loss = trainer.callback_metrics.get("val_loss")
+        if len(self.samples) >= _MOST_KEPT:
+            del self.samples[1::2]
+        self.samples.append((trainer.global_step, None if loss is None else float(loss), self.last))
+        for logger in loggers_of_text(trainer, self.log_text):
             with forgiving(logger, "a sample"):
-                _log_text(logger, self.last, trainer.global_step)
+                _log_text(logger, self.samples)
         self._append(trainer)
 
     def _take_example(self, pl_module: LightningModule) -> None:
@@ -124,13 +137,21 @@ class SampleLogger(Callback):
         if self._asked is not None:
             self.options["max_new_tokens"] = min(self.options["max_new_tokens"], self._asked)
 
+    def state_dict(self) -> dict[str, Any]:
+        """The samples so far."""
+        return {"samples": [list(sample) for sample in self.samples]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on with them."""
+        self.samples = [(step, loss, text) for step, loss, text in state_dict["samples"]]
+
     def _append(self, trainer: Trainer) -> None:
         # not trainer.log_dir, which is a collective
         folders = (logger.log_dir for logger in trainer.loggers)
         folder = Path(next(filter(None, folders), trainer.default_root_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        loss = trainer.callback_metrics.get("val_loss")
-        heading = f"step {trainer.global_step:,}" + ("" if loss is None else f", val_loss {loss:.3f}")
+        step, loss, _ = self.samples[-1]
+        heading = f"step {step:,}" + ("" if loss is None else f", val_loss {loss:.3f}")
         with (folder / "samples.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"=== {heading} ===\n{self.last}\n\n")
 
@@ -153,9 +174,11 @@ def _reads(pl_module: Any, prompt: str) -> bool:
         return False
 
 
-def _log_text(logger: Logger, text: str, step: int) -> None:
-    if isinstance(logger, WandbLogger):
-        logger.log_text("samples", columns=["step", "text"], data=[[str(step), text]], step=step)
+def _log_text(logger: Logger, samples: Sequence[tuple[int, float | None, str]]) -> None:
+    step, _, text = samples[-1]
+    if isinstance(logger, WandbLogger):  # the whole table, which so grows from sample to sample
+        rows = [list(sample) for sample in samples]
+        logger.log_table("samples", columns=["step", "val_loss", "text"], data=rows, step=step)
     elif isinstance(logger, TensorBoardLogger):
         # TensorBoard reads Markdown: indented, the text keeps its lines
         logger.experiment.add_text("samples", "".join(f"    {line}\n" for line in text.splitlines()), step)

@@ -49,7 +49,7 @@ def _sections(files: Iterable[str], key: str) -> Iterator[dict[str, Any]]:
             yield section
 
 
-def adopt_checkpoint(config: Any, path: str, line: Iterable[str], fit: bool) -> None:
+def adopt_checkpoint(config: Any, path: str, line: Iterable[str], fit: bool) -> dict[str, Any]:
     """Builds the model that the checkpoint's weights fit, with the checkpoint's tokenizer.
 
     Args:
@@ -58,6 +58,9 @@ def adopt_checkpoint(config: Any, path: str, line: Iterable[str], fit: bool) -> 
         line: The command line, to tell what was given explicitly: that wins, except over what the weights
             need.
         fit: Whether a training is to go on from it.
+
+    Returns:
+        What the checkpoint holds.
 
     Raises:
         InputError: The checkpoint is broken, another class wrote it, no step is left to train, or
@@ -85,6 +88,7 @@ def adopt_checkpoint(config: Any, path: str, line: Iterable[str], fit: bool) -> 
         data["tokenizer"] = path
         if "max_vocab_size" in data:  # the checkpoint's tokenizer has its size
             data["max_vocab_size"] = None
+    return content
 
 
 def _report_difference(name: str, here: Any, there: Any) -> None:

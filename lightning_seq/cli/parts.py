@@ -6,15 +6,22 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
-from lightning_seq.callbacks import LastCheckpoint, ProgressBar
+from lightning_seq.callbacks import LastCheckpoint, ProgressBar, WandbRun
 from lightning_seq.models import LanguageModel
 
 
-def callbacks(trainer: Any, model: LightningModule, run_directory: Path) -> list[Callback]:
+def callbacks(
+    trainer: Any, model: LightningModule, run_directory: Path, log_text: bool = True
+) -> list[Callback]:
     """Returns the recipe's callbacks, a progress bar, and what keeps best.ckpt and last.ckpt."""
     found = as_list(trainer.get("callbacks"))
+    for each in found if not log_text else ():
+        if hasattr(each, "log_text"):
+            each.log_text = False
+    if _has(as_list(trainer.get("logger")), WandbLogger) and not _has(found, WandbRun):
+        found.append(WandbRun(run_directory / "config.yaml", log_text))
     if trainer.get("enable_progress_bar") is not False and not _has(found, AnyProgressBar):
         found.append(ProgressBar())
     if trainer.get("enable_checkpointing") is not False:
@@ -45,14 +52,6 @@ def loggers(trainer: Any, run_directory: Path) -> list[Logger] | bool:
     if _has(found, CSVLogger):
         return found
     return [CSVLogger(str(run_directory), name="", version=""), *found]
-
-
-def keep_wandb_inside(loggers_: Any, run_directory: Path) -> None:
-    """Lets W&B write into the run's directory where its configuration names no other."""
-    for logger in as_list(loggers_):
-        arguments = logger.get("init_args") if hasattr(logger, "get") else None
-        if arguments and "WandbLogger" in logger.class_path and arguments.get("save_dir") in (None, "."):
-            arguments["save_dir"] = str(run_directory)
 
 
 def as_list(value: Any) -> list[Any]:

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 import lightning_seq.data  # noqa: F401  (classes that are known by name without their path)
 from lightning_seq.callbacks.last_checkpoint import LastCheckpoint
-from lightning_seq.cli import overrides, parts, predictions, run_directory, summary, usage
+from lightning_seq.cli import overrides, parts, predictions, run_directory, summary, usage, wandb_runs
 from lightning_seq.cli.configs import configs_first
 from lightning_seq.errors import InputError
 from lightning_seq.models import LanguageModel
@@ -56,6 +56,12 @@ class SequenceCLI(LightningCLI):
             default=None,
             help="New directory for everything that this run writes (default: runs/<recipe>-<n>).",
         )
+        parser.add_argument(
+            "--log_text",
+            type=bool,
+            default=True,
+            help="Whether samples, tokens and pages go to every logger; false keeps them in run_dir.",
+        )
         parser.link_arguments("data.vocab_size", "model.init_args.vocab_size", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -76,7 +82,7 @@ class SequenceCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settles what comes from where, and makes the run's directory."""
         config = self.config[self.subcommand] if self.subcommand else self.config
-        files = [str(path) for path in config.config or []]
+        files, checkpoint = [str(path) for path in config.config or []], None
         overrides.report_class_changes(config, files)
         if not config.get("data") and "vocab_size" in (config.model.get("init_args") or {}):
             raise InputError(
@@ -84,14 +90,15 @@ class SequenceCLI(LightningCLI):
             )
         if self.subcommand:
             config.weights_only = config.weights_only is not False  # Lightning's own default is to trust
-            self._take_checkpoint(config)
+            checkpoint = self._take_checkpoint(config)
         self._resolved = copy.deepcopy(config)  # to be run again: without this run's own directory
         self._resolved.run_dir = None
         name = run_directory.run_name(files, config.model.class_path, self.subcommand or "fit")
         self.run_directory = run_directory.create(name, config.run_dir)
-        parts.keep_wandb_inside(config.trainer.get("logger"), self.run_directory)
+        wandb_runs.prepare(config.trainer.get("logger"), self.run_directory, checkpoint, config.log_text)
 
-    def _take_checkpoint(self, config: Any) -> None:
+    def _take_checkpoint(self, config: Any) -> dict[str, Any] | None:
+        """Returns the content of the checkpoint that a training goes on from."""
         path = config.get("ckpt_path")
         if path in ("last", "best"):
             raise InputError(
@@ -99,9 +106,11 @@ class SequenceCLI(LightningCLI):
                 "runs/quickstart-1/checkpoints/last.ckpt"
             )
         if path:
-            overrides.adopt_checkpoint(config, path, self.line, fit=self.subcommand == "fit")
-        elif self.subcommand != "fit":
+            content = overrides.adopt_checkpoint(config, path, self.line, fit=self.subcommand == "fit")
+            return content if self.subcommand == "fit" else None
+        if self.subcommand != "fit":
             rank_zero_info(f"{self.subcommand}: without --ckpt_path the weights are not trained ones")
+        return None
 
     def instantiate_classes(self) -> None:
         """Builds data, model and trainer; what they refuse is raised as it was, not wrapped by the parser."""
@@ -123,7 +132,9 @@ class SequenceCLI(LightningCLI):
             parameters = sum(p.numel() for p in self.model.parameters())
             rank_zero_info(f"model: {type(self.model).__name__}, {parameters:,} parameters")
         return super().instantiate_trainer(
-            callbacks=parts.callbacks(trainer, self.model, self.run_directory),
+            callbacks=parts.callbacks(
+                trainer, self.model, self.run_directory, self._get(self.config_init, "log_text")
+            ),
             logger=parts.loggers(trainer, self.run_directory),
             default_root_dir=str(self.run_directory),
             **kwargs,

@@ -30,6 +30,8 @@ def main(argv: list[str]) -> int:
         _list(recipes.names())
         print("\nFragments, each for any recipe: fit --config RECIPE --config FRAGMENT")
         _list(recipes.fragments())
+        print("\nSweeps: recipes copy NAME sweep.yaml && wandb sweep sweep.yaml")
+        _list(recipes.sweeps())
     return 0
 
 
@@ -50,7 +52,8 @@ def _copy(name: str, target: Path | None) -> None:
         raise InputError(f"no directory {target.parent}: make it first, or give another path")
     target.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
     recipe = "--config RECIPE " if name in recipes.fragments() else ""
-    print(f"{target}: edit it, then run: lightning-seq fit {recipe}--config {_as_path(target)}")
+    use = "wandb sweep" if name in recipes.sweeps() else f"lightning-seq fit {recipe}--config"
+    print(f"{target}: edit it, then run: {use} {_as_path(target)}")
 
 
 def _as_path(target: Path) -> str:

@@ -16,7 +16,7 @@ def test_list_shows_every_recipe_with_its_first_line(capsys):
     assert all(len(line) <= 80 for line in lines)
     assert lines[len(lines) // 2 :] == lines[: len(lines) // 2]
     found = [line.split()[0] for line in lines[: len(lines) // 2] if "  " in line]
-    assert found == [*recipes.names(), *recipes.fragments()]
+    assert found == [*recipes.names(), *recipes.fragments(), *recipes.sweeps()]
     assert all(
         recipes.description(name) in line for name in found for line in lines if line.split(" ")[0] == name
     )
