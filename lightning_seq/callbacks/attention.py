@@ -169,7 +169,7 @@ class AttentionLogger(Probe):
             for logger in trainer.loggers if trainer.is_global_zero else ():
                 if isinstance(logger, WandbLogger):
                     with forgiving(logger, "an alert"):
-                        logger.experiment.alert(title=f"Attention: {place}", text=text)
+                        logger.experiment.alert(f"Attention: {place}", text, level="WARN")
 
     # -- showing --------------------------------------------------------------------------------------
 

@@ -78,25 +78,28 @@ def alarms(
         logit_above: The largest logit of a head.
     """
     for layer in layers:
-        measures: Mapping[str, np.ndarray] = {} if layer.name == SALIENCY else layer.measures
-        entropy, logits = measures.get("entropy"), measures.get("max_logit")
-        if (
-            entropy is not None
-            and entropy_below is not None
-            and len(entropy)
-            and entropy.mean() < entropy_below
-        ):
+        if layer.name == SALIENCY:
+            continue
+        entropy, logits = (_known(layer, name) for name in ("entropy", "max_logit"))
+        mean = float(np.mean(list(entropy.values()))) if entropy else np.inf
+        if entropy_below is not None and mean < entropy_below:
             yield (
                 f"entropy of {layer.name}",
                 f"the attention of {layer.name} has collapsed: the mean entropy of its heads is "
-                f"{entropy.mean():.2g}, below {entropy_below:g} (warn_entropy_below); a lower learning rate, "
+                f"{mean:.2g}, below {entropy_below:g} (warn_entropy_below); a lower learning rate, "
                 "a longer warm-up or qk_norm keep attention open",
             )
-        if logits is not None and logit_above is not None and len(logits) and logits.max() > logit_above:
-            head = layer.heads[int(logits.argmax())]
+        head = max(logits, key=logits.__getitem__, default=None)
+        if logit_above is not None and head is not None and logits[head] > logit_above:
             yield (
                 f"logits of {layer.name}",
-                f"the attention of {layer.name}, head {head}, has a logit of {logits.max():.4g}, above "
+                f"the attention of {layer.name}, head {head}, has a logit of {logits[head]:.4g}, above "
                 f"{logit_above:g} (warn_logit_above): logits that grow break trainings; a lower learning "
                 "rate, weight decay or qk_norm keep them small",
             )
+
+
+def _known(layer: LayerView, measure: str) -> dict[int, float]:
+    """A measure by head, without heads that have none."""
+    values = layer.measures.get(measure, ())
+    return {head: float(x) for head, x in zip(layer.heads, values, strict=False) if not np.isnan(x)}

@@ -54,6 +54,14 @@ def test_alarms_name_the_layer_the_head_and_the_way_out():
     assert len(list(alarms(LAYERS, 0.9, 1.0))) == 4
 
 
+def test_a_head_without_a_number_does_not_hide_the_others():
+    nan = float("nan")
+    found = list(alarms([layer("layer 0", (2, 5), entropy=[0.0, nan], max_logit=[nan, 400.0])], 0.01, 100.0))
+    assert [place for place, _ in found] == ["entropy of layer 0", "logits of layer 0"]
+    assert "head 5, has a logit of 400" in found[1][1]
+    assert not list(alarms([layer("layer 0", entropy=[nan, nan], max_logit=[nan, nan])], 0.01, 100.0))
+
+
 @pytest.mark.parametrize("value", [0.01, 100.0])
 def test_an_alarm_is_only_beyond_the_threshold(value):
     at = [layer("layer 0", (0,), entropy=[value], max_logit=[value])]
