@@ -88,6 +88,11 @@ class SequenceCLI(LightningCLI):
             raise InputError(
                 "no data is chosen: give --config RECIPE or --data CLASS, say --data TextDataModule"
             )
+        if config.trainer.get("default_root_dir") is not None:
+            raise InputError(
+                f"trainer.default_root_dir is {config.trainer.default_root_dir!r}, and a run writes into a "
+                "directory of its own: give it as --run_dir"
+            )
         if self.subcommand:
             config.weights_only = config.weights_only is not False  # Lightning's own default is to trust
             checkpoint = self._take_checkpoint(config)
@@ -131,14 +136,17 @@ class SequenceCLI(LightningCLI):
             kwargs["enable_model_summary"] = False
             parameters = sum(p.numel() for p in self.model.parameters())
             rank_zero_info(f"model: {type(self.model).__name__}, {parameters:,} parameters")
-        return super().instantiate_trainer(
-            callbacks=parts.callbacks(
-                trainer, self.model, self.run_directory, self._get(self.config_init, "log_text")
-            ),
-            logger=parts.loggers(trainer, self.run_directory),
-            default_root_dir=str(self.run_directory),
-            **kwargs,
-        )
+        try:
+            return super().instantiate_trainer(
+                callbacks=parts.callbacks(
+                    trainer, self.model, self.run_directory, self._get(self.config_init, "log_text")
+                ),
+                logger=parts.loggers(trainer, self.run_directory),
+                default_root_dir=str(self.run_directory),
+                **kwargs,
+            )
+        except (TypeError, ValueError) as error:  # what Lightning says of values that cannot be
+            raise InputError(f"trainer: {usage.first_line(error).rstrip('.')}") from error
 
     @rank_zero_only
     def _save_config(self) -> None:

@@ -29,6 +29,8 @@ from tests.cli.conftest import LSTM, TINY
         ),
         (["--data.path=#1.txt"], 1, "'--data.path=#1.txt': what begins with # is a comment in YAML"),
         (["--data.path", "# 1.txt"], 1, "'# 1.txt': what begins with # is a comment in YAML"),
+        (["--trainer.devices=[a]"], 1, "trainer: `devices` selected with `CPUAccelerator` should be an int"),
+        (["--trainer.default_root_dir=x"], 1, "default_root_dir is 'x', and .* give it as --run_dir"),
         (["--data=my_diary.Diary"], 2, "my_diary.Diary lacks documents"),
         (["--data=TextDatModule"], 2, "no class 'TextDatModule' for data .did you mean 'TextDataModule'"),
         (["--trainer.callbacks+=AttentionLoger"], 2, "for callbacks .did you mean 'AttentionLogger'"),
