@@ -19,7 +19,7 @@ from lightning_seq.cli import usage
 from lightning_seq.cli.sequence_cli import SequenceCLI
 from lightning_seq.errors import InputError, did_you_mean
 
-_SECTIONS = ("model", "data", "trainer", "seed_everything", "run_dir", "log_text")
+_SECTIONS = ("model", "data", "trainer", "seed_everything", "run_dir", "log_text", "weights")
 
 
 def run(argv: list[str]) -> None:

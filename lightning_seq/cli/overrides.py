@@ -1,5 +1,6 @@
 """What wins where recipe, checkpoint and command line differ: line over checkpoint over recipe."""
 
+import inspect
 import pkgutil
 import re
 from collections.abc import Iterable, Iterator
@@ -11,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_seq import checkpoints, recipes
 from lightning_seq.data.tokenization.vocabulary import agreed
 from lightning_seq.errors import InputError
+from lightning_seq.models import LanguageModel
 
 
 def report_class_changes(config: Any, files: Iterable[str]) -> None:
@@ -66,14 +68,49 @@ def adopt_checkpoint(config: Any, path: str, line: Iterable[str], fit: bool) -> 
         InputError: The checkpoint is broken, another class wrote it, no step is left to train, or
             ``tie_weights`` is given and differs.
     """
-    content = checkpoints.read(path)
-    entry = content.get(checkpoints.KEY, {})
-    _check_class(config.model.class_path, entry.get("class_path"), path)
-    explicit = _given(line, "model")
+    content = _read(config, path)
     if fit:
         _check_steps_left(content.get("global_step", 0), config, path)
+    _adopt(config, content, path, line, content.get("hyper_parameters", {}))
+    return content
+
+
+def adopt_weights(config: Any, path: str, line: Iterable[str]) -> dict[str, Any]:
+    """Builds a network that the checkpoint's weights fit, with its tokenizer, to be trained as configured.
+
+    Args:
+        config: The parsed configuration; it is changed.
+        path: The checkpoint.
+        line: The command line: what it gives wins.
+
+    Returns:
+        The weights.
+
+    Raises:
+        InputError: The checkpoint is broken, or another class wrote it.
+    """
+    content = _read(config, path)
+    of_training = inspect.signature(LanguageModel.__init__).parameters  # optimizer, schedule and the like
+    network = {k: v for k, v in content.get("hyper_parameters", {}).items() if k not in of_training}
+    _adopt(config, content, path, line, network)
+    weights: dict[str, Any] = content["state_dict"]
+    return weights
+
+
+def _read(config: Any, path: str) -> dict[str, Any]:
+    content = checkpoints.read(path)
+    _check_class(config.model.class_path, content.get(checkpoints.KEY, {}).get("class_path"), path)
+    return content
+
+
+def _adopt(
+    config: Any, content: dict[str, Any], path: str, line: Iterable[str], taken: dict[str, Any]
+) -> None:
+    """Takes ``taken`` of the checkpoint's hyperparameters, and its tokenizer."""
+    entry = content.get(checkpoints.KEY, {})
+    explicit = _given(line, "model")
     model = config.model.get("init_args") or {}
-    for name, value in content.get("hyper_parameters", {}).items():
+    for name, value in taken.items():
         if name not in model or name == "vocab_size" or _same(model[name], value):
             continue
         if name in explicit:
@@ -88,7 +125,6 @@ def adopt_checkpoint(config: Any, path: str, line: Iterable[str], fit: bool) -> 
         data["tokenizer"] = path
         if "max_vocab_size" in data:  # the checkpoint's tokenizer has its size
             data["max_vocab_size"] = None
-    return content
 
 
 def _report_difference(name: str, here: Any, there: Any) -> None:

@@ -34,6 +34,7 @@ class SequenceCLI(LightningCLI):
     def __init__(self, args: list[str], run: bool = True) -> None:
         self.line = configs_first(args)
         self.run_directory: Path | None = None
+        self._weights: dict[str, Any] = {}
         try:
             super().__init__(
                 save_config_callback=None,
@@ -55,6 +56,12 @@ class SequenceCLI(LightningCLI):
             type=str | None,
             default=None,
             help="New directory for everything that this run writes (default: runs/<recipe>-<n>).",
+        )
+        parser.add_argument(
+            "--weights",
+            type=str | None,
+            default=None,
+            help="A .ckpt file whose weights and tokenizer a new training begins with: fine-tuning.",
         )
         parser.add_argument(
             "--log_text",
@@ -93,6 +100,8 @@ class SequenceCLI(LightningCLI):
                 f"trainer.default_root_dir is {config.trainer.default_root_dir!r}, and a run writes into a "
                 "directory of its own: give it as --run_dir"
             )
+        if config.weights:
+            self._take_weights(config)
         if self.subcommand:
             config.weights_only = config.weights_only is not False  # Lightning's own default is to trust
             checkpoint = self._take_checkpoint(config)
@@ -101,6 +110,14 @@ class SequenceCLI(LightningCLI):
         name = run_directory.run_name(files, config.model.class_path, self.subcommand or "fit")
         self.run_directory = run_directory.create(name, config.run_dir)
         wandb_runs.prepare(config.trainer.get("logger"), self.run_directory, checkpoint, config.log_text)
+
+    def _take_weights(self, config: Any) -> None:
+        if self.subcommand not in (None, "fit") or config.get("ckpt_path"):
+            raise InputError(
+                "weights begin a new training, and ckpt_path goes on with one or scores it: give one of "
+                "them, weights to `fit` alone"
+            )
+        self._weights = overrides.adopt_weights(config, config.weights, self.line)
 
     def _take_checkpoint(self, config: Any) -> dict[str, Any] | None:
         """Returns the content of the checkpoint that a training goes on from."""
@@ -126,6 +143,8 @@ class SequenceCLI(LightningCLI):
             if unwrapped is error:
                 raise
             raise unwrapped from error
+        if self._weights:
+            self.model.load_state_dict(self._weights)
         self._save_config()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

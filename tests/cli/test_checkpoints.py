@@ -170,3 +170,40 @@ def test_an_optimizer_of_other_parameters_is_one_line(command, trained):
     status, said = command("fit", *LSTM, *TINY, "--trainer.max_steps=3", "--ckpt_path", trained)
     assert status == 1
     assert re.search("^error: the checkpoint's optimizer had other parameters than this model", said, re.M)
+
+
+def test_a_new_training_begins_with_the_weights_of_a_checkpoint(command, trained, here):
+    (here / "other.txt").write_text("the mad cow sees the sun.\n" * 60)
+    bare = ["--model=LSTMLanguageModel", *TINY, "--data.path=other.txt", "--run_dir=tuned"]
+    still = ["--model.learning_rate=1e-30", "--model.weight_decay=0", "--trainer.max_steps=1"]
+    status, said = command("fit", *bare, *still, "--weights", trained)
+    assert status == 0, said
+    assert "model.hidden_size: 8 as in the checkpoint, not 256" in said
+    assert "model.learning_rate" not in said  # how to train is not the checkpoint's business
+    before = torch.load(trained, weights_only=True)
+    after = torch.load(here / "tuned/checkpoints/last.ckpt", weights_only=True)
+    assert after["global_step"] == 1
+    assert after["hyper_parameters"]["learning_rate"] == 1e-30
+    assert before["lightning_seq"]["tokenizer"] == after["lightning_seq"]["tokenizer"]
+    for name, weight in before["state_dict"].items():
+        torch.testing.assert_close(after["state_dict"][name], weight, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("act", "options", "said"),
+    [
+        ("fit", ["--weights={}", "--ckpt_path={}"], "give one of them"),
+        ("test", ["--weights={}"], "weights to `fit` alone"),
+        ("fit", ["--weights={}", "--model.hidden_size=9"], "do not fit the model as configured"),
+        ("fit", ["--weights={}", "--model=GRULanguageModel"], "holds a .*LSTMLanguageModel"),
+        ("fit", ["--weights=nowhere.ckpt"], "no checkpoint at nowhere.ckpt"),
+    ],
+)
+def test_weights_that_cannot_be_taken_are_told_of_and_leave_nothing(
+    command, trained, here, act, options, said
+):
+    line = [*LSTM, *TINY, "--run_dir=tuned"]
+    status, found = command(act, *line, *[each.format(trained) for each in options])
+    assert status == 1
+    assert re.search(said, found), found
+    assert not (here / "tuned").exists()
