@@ -54,9 +54,9 @@ class AttentionLogger(Probe):
     Weights & Biases.
 
     Pictures: `attention/heads` (every head), `attention/map` (one head, with its tokens) and
-    `attention/training` (each head's measures over the training so far): after the first, second, fourth,
-    eighth look and so on, and when training ends. `attention/page` is an interactive page, one at each look:
-    an HTML file in `figures/` of the run, or in Weights & Biases.
+    `attention/training` (each head's measures over the training so far): at the first look, each time that
+    there were three times as many, and when training ends. `attention/page` is an interactive page, one at
+    each look: an HTML file in `figures/` of the run, or in Weights & Biases.
 
     Attributes:
         history: What was measured at each look, oldest first: dicts of what was logged, and `step`. Beyond

@@ -49,7 +49,7 @@ class Probe(Callback):
         self.history: list[Entry] = []
         self._sizes = sizes
         self._example: Example | None = None
-        self._drawn = 0
+        self._looks = self._drawn = 0  # looks so far, and when the last pictures were drawn
         self._stopped = self._warned = False
 
     @abstractmethod
@@ -123,9 +123,7 @@ class Probe(Callback):
         if trainer.sanity_checking or steps:
             return
         if entry := self._look(trainer, pl_module):
-            # the rank's own example: without a collective, which a rank that saw no batch would not reach
-            # (sync_dist only keeps Lightning from asking for one)
-            pl_module.log_dict(self.numbers(entry), batch_size=1, sync_dist=True, rank_zero_only=True)
+            self._log(trainer, pl_module, self.numbers(entry))
             self._show(trainer, entry)
 
     def on_train_batch_end(
@@ -171,23 +169,34 @@ class Probe(Callback):
             return {}
         if self.history and self.history[-1]["step"] == trainer.global_step:  # validated once more
             self.history.pop()
+        else:
+            self._looks += 1
         self.history.append({"step": trainer.global_step, **entry})
         return self.history[-1]
+
+    def _log(self, trainer: Trainer, pl_module: LightningModule, numbers: dict[str, float]) -> None:
+        """Logs at a validation; `Trainer.validate` returns what the module logs, a millisecond each."""
+        if trainer.state.fn == "fit":
+            log_at_step(trainer, numbers)
+        else:
+            # the rank's own example: without a collective, which a rank that saw no batch would not reach
+            # (sync_dist only keeps Lightning from asking for one)
+            pl_module.log_dict(numbers, batch_size=1, sync_dist=True, rank_zero_only=True)
 
     def _show(self, trainer: Trainer, entry: Entry | None = None) -> None:
         """Shows what was just found, and draws if it is time to; without an entry what was not drawn yet."""
         try:
             if entry is not None:
                 self.show(trainer, entry)
-            self._draw(trainer, self._drawn + 1 if entry is None else 2 * self._drawn)
+            self._draw(trainer, self._drawn + 1 if entry is None else 3 * self._drawn)
         except Exception as error:  # a picture is not worth a training, either
             self._warn(f"cannot show what it found: {error!r}")
 
     def _draw(self, trainer: Trainer, least: int) -> None:
-        """Draws if there are that many looks: a picture has all before it, and costs many of them."""
-        if len(self.history) < max(least, 1) or not trainer.is_global_zero:
+        """Draws if there were that many looks: a picture has all before it, and costs several of them."""
+        if self._looks < max(least, 1) or not trainer.is_global_zero:
             return
-        self._drawn = len(self.history)
+        self._drawn = self._looks
         if not trainer.loggers:
             return
         for key, picture in self.pictures().items():
@@ -222,6 +231,7 @@ class Probe(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on with the history, and with the example unless another one is asked for."""
         self.history = [dict(entry) for entry in state_dict["history"]]
+        self._looks = len(self.history)
         if state_dict["example"] is not None and state_dict["sizes"] == self._sizes:
             self._example = {name: torch.tensor(x) for name, x in state_dict["example"].items()}
 

@@ -40,7 +40,7 @@ class RecurrentStateMonitor(Probe):
     - `recurrent/layer0/zeros`: of a ReLU RNN, the share of states that are 0.
 
     `recurrent/states` is a picture of all this over the whole training: drawn at its end and, before, each
-    time that the number of measurements has doubled; `figure()` gives it at any time. It begins with the
+    time that there are three times as many measurements; `figure()` gives it at any time. It begins with the
     weights before the first step, if the trainer's sanity check has brought the examples by then. A model
     without recurrent layers is told of once, and nothing is logged.
 

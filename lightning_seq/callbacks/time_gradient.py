@@ -29,8 +29,8 @@ class TimeGradientMonitor(Probe):
     - `time_gradient/decay_per_step`: the factor of one more token, 1 where nothing is lost;
     - `time_gradient/half_life`: tokens until half of the gradient at lag 1 is left;
     - `time_gradient/horizon`: tokens beyond which less than 1% of it is left;
-    - `time_gradient/curves`: one picture with a curve for each measurement so far, drawn after the first,
-      second, fourth, eighth and so on, and when training ends.
+    - `time_gradient/curves`: one picture with a curve for each measurement so far, drawn at the first,
+      each time that there are three times as many, and when training ends.
 
     A half-life or horizon beyond what is looked at is logged as its length, so that there is always a number:
     read that one as "at least". In `history` it is infinite.

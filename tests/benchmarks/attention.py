@@ -1,7 +1,7 @@
 """What it costs to see attention: python tests/benchmarks/attention.py [TEXT_FILE] [--only NAME]
 
 AttentionLogger at its default, one look at every validation, with a page at each and pictures at every
-doubling and in the end, in trainings like the quickstart's, of 4 validations with 175 steps before each:
+tripling and in the end, in trainings like the quickstart's, of 4 validations with 175 steps before each:
 milliseconds of a look, of one drawing of all pictures, and the share of the training that all of its code
 took. Beside it what it costs to see attention the usual way: softmax by hand in every step, in place of the
 fused kernel; the median over pairs of neighbouring steps of one training, with the quartiles of the medians

@@ -274,12 +274,15 @@ def test_history_and_example_go_on_after_a_resume(train, tiny, tmp_path):
     assert second.view.tokens == first.view.tokens
 
 
-def test_a_long_training_keeps_every_second_look(train, tiny, monkeypatch):
+def test_a_long_training_keeps_every_second_look(train, tiny, monkeypatch, tmp_path):
     monkeypatch.setattr("lightning_seq.callbacks.attention._MOST_KEPT", 4)
     watcher = AttentionLogger(every_n_steps=1, page=False)
     train(tiny, watcher, max_steps=7)
     assert [entry["step"] for entry in watcher.history] == [0, 4, 6, 7]
     assert pixels(watcher.training_figure()).size
+    train(tiny, AttentionLogger(1, page=False), max_steps=30, logger=CSVLogger(tmp_path, "", ""))
+    drawn = sorted(path.name[-10:-4] for path in (tmp_path / "figures").glob("attention_heads-*"))
+    assert drawn == ["000001", "000005", "000017", "000030"]  # by looks, of which most were dropped
 
 
 def test_before_the_first_look_there_is_nothing_to_show():

@@ -117,11 +117,11 @@ def _draw(
     least, most = _range(values, about.most)
     first, width = edges[0], edges[-1] - edges[0]
     places = first + width * (np.arange(_WIDTH) + 0.5) / _WIDTH
-    shown = values[:, np.searchsorted(edges[1:-1], places)].repeat(place.row, axis=0)
-    known = np.isfinite(shown)
-    share = np.clip((np.where(known, shown, least) - least) / (most - least), 0, 1)
+    known = np.isfinite(values)
+    share = np.clip((np.where(known, values, least) - least) / (most - least), 0, 1)
     picture = palette()[(share * 255).astype(np.uint8)]
     picture[~known] = UNKNOWN
+    picture = picture[:, np.searchsorted(edges[1:-1], places)].repeat(place.row, axis=0)
     canvas.paste(picture, place.left, place.top)
     canvas.text(place.left, place.top - 40, about.title, 13, bold=True)
     canvas.text(place.left, place.top - 22, about.explanation)
