@@ -17,8 +17,8 @@ QUICK = (
     "--trainer.max_steps 3 --trainer.val_check_interval 3 --trainer.limit_val_batches 2 "
     "--trainer.enable_progress_bar false --trainer.accelerator cpu --trainer.devices 1"
 )
-# the Hub cannot be reached by tests, and results take the whole training: both have tests of their own
-ELSEWHERE = ("roneneldan/TinyStories", "lightning-seq reproduce")
+# the Hub cannot be reached by tests, and results take the whole training: these have tests of their own
+ELSEWHERE = ("roneneldan/TinyStories", "lightning-seq reproduce", "lightning-seq doctor --config gpt2_124m")
 WHOLE = ("GradientIncidentRecorder",)  # an incident comes when it comes
 TEXT = "It was a dark and stormy night; the rain fell in torrents.\n" * 200
 
