@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from lightning_seq import recipes
+from lightning_seq.cli import wandb_runs
 from tests.cli.conftest import LSTM, TINY, command, here  # noqa: F401
 
 VALIDATING = [
@@ -24,14 +25,18 @@ OF_THE_HUB = {
 }
 
 
+def wandb_without_a_key():
+    """Made anew: wandb keeps those of its first use in a process, another test's."""
+    import wandb
+
+    return wandb.Settings(api_key=None, base_url="https://wandb.invalid", mode="online")
+
+
 @pytest.fixture(autouse=True)
 def nothing_outside(monkeypatch, tmp_path):
     """No Hub, no W&B, and a machine that is always the same."""
-    monkeypatch.setenv("WANDB_MODE", "online")
-    for name in ("WANDB_API_KEY", "WANDB_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "of_wandb"))
+    monkeypatch.setattr(wandb_runs, "_settings", wandb_without_a_key)
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     monkeypatch.setattr("lightning_seq.data.sources.hub.ask", lambda endpoint: lambda: False)
 
