@@ -65,6 +65,7 @@ def test_the_public_names():
         "AssociativeRecall",
         "CopyTask",
         "DyckBrackets",
+        "FolkTunes",
         "HuggingFaceTextDataModule",
         "MemoryTask",
         "RepeatedSequence",
@@ -83,6 +84,7 @@ def test_the_public_names():
         "RecurrentStateMonitor",
         "SampleLogger",
         "TimeGradientMonitor",
+        "TuneMonitor",
         "WandbRun",
         "ZClip",
     ]

@@ -9,6 +9,7 @@ from lightning_seq.callbacks.progress import ProgressBar
 from lightning_seq.callbacks.recurrent_state import RecurrentStateMonitor
 from lightning_seq.callbacks.samples import SampleLogger
 from lightning_seq.callbacks.time_gradient import TimeGradientMonitor
+from lightning_seq.callbacks.tunes import TuneMonitor
 from lightning_seq.callbacks.wandb_run import WandbRun
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "RecurrentStateMonitor",
     "SampleLogger",
     "TimeGradientMonitor",
+    "TuneMonitor",
     "WandbRun",
     "ZClip",
 ]

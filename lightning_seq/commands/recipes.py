@@ -6,6 +6,8 @@ from pathlib import Path
 from lightning_seq import recipes
 from lightning_seq.errors import InputError
 
+WIDEST = 20  # longer names push what is said of them to the right
+
 COMMANDS = {"recipes": "list recipes; recipes show NAME; recipes copy NAME [PATH]"}
 
 
@@ -36,7 +38,7 @@ def main(argv: list[str]) -> int:
 
 
 def _list(names: list[str]) -> None:
-    width = max(map(len, names), default=0)
+    width = min(max(map(len, names), default=0), WIDEST)
     for name in names:
         print(f"{name:{width}s}  {recipes.description(name)}")
 

@@ -1,6 +1,7 @@
 """DataModules: text or ids in, batches of token ids out."""
 
 from lightning_seq.data.base import SequenceDataModule
+from lightning_seq.data.folk_tunes import FolkTunes
 from lightning_seq.data.hugging_face import HuggingFaceTextDataModule
 from lightning_seq.data.memory_task import MemoryTask
 from lightning_seq.data.memory_tasks import AddingProblem, AssociativeRecall, CopyTask, DyckBrackets
@@ -14,6 +15,7 @@ __all__ = [
     "AssociativeRecall",
     "CopyTask",
     "DyckBrackets",
+    "FolkTunes",
     "HuggingFaceTextDataModule",
     "MemoryTask",
     "RepeatedSequence",
