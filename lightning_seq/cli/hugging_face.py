@@ -174,7 +174,7 @@ def _config(library: Any, network: Transformer) -> Any:
             n_head=got["num_heads"],
             n_inner=got["feedforward_dim"],
             activation_function=ACTIVATIONS[got["activation"]],
-            layer_norm_epsilon=weights.LAYER_EPSILON,
+            layer_norm_epsilon=got["norm_epsilon"],
             **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), got["dropout"]),
         )
     return library.LlamaConfig(
@@ -186,7 +186,7 @@ def _config(library: Any, network: Transformer) -> Any:
         num_attention_heads=got["num_heads"],
         num_key_value_heads=got["num_key_value_heads"],
         rope_theta=got["rope_base"],
-        rms_norm_eps=weights.RMS_EPSILON,
+        rms_norm_eps=got["norm_epsilon"],
         attention_bias=got["bias"],
         mlp_bias=got["bias"],
         attention_dropout=got["dropout"],

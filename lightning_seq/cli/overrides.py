@@ -84,7 +84,7 @@ def adopt_weights(config: Any, path: str, line: Iterable[str]) -> dict[str, Any]
         line: The command line: what it gives wins.
 
     Returns:
-        The weights.
+        What the checkpoint holds.
 
     Raises:
         InputError: The checkpoint is broken, or another class wrote it.
@@ -93,8 +93,13 @@ def adopt_weights(config: Any, path: str, line: Iterable[str]) -> dict[str, Any]
     of_training = inspect.signature(LanguageModel.__init__).parameters  # optimizer, schedule and the like
     network = {k: v for k, v in content.get("hyper_parameters", {}).items() if k not in of_training}
     _adopt(config, content, path, line, network)
-    weights: dict[str, Any] = content["state_dict"]
-    return weights
+    return content
+
+
+def vocabulary_of(content: dict[str, Any]) -> int:
+    """Returns how many ids a checkpoint's model has, which may be more than its tokenizer; 0 without one."""
+    known = content.get(checkpoints.KEY, {}).get("tokenizer")
+    return int(content.get("hyper_parameters", {}).get("vocab_size", 0)) if known else 0
 
 
 def _read(config: Any, path: str) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class SequenceCLI(LightningCLI):
         self.line = configs_first(args)
         self.run_directory: Path | None = None
         self._weights: dict[str, Any] = {}
+        self._ids = 0  # of a checkpoint's model
         try:
             super().__init__(
                 save_config_callback=None,
@@ -69,7 +70,13 @@ class SequenceCLI(LightningCLI):
             default=True,
             help="Whether samples, tokens and pages go to every logger; false keeps them in run_dir.",
         )
-        parser.link_arguments("data.vocab_size", "model.init_args.vocab_size", apply_on="instantiate")
+        parser.link_arguments(
+            "data.vocab_size", "model.init_args.vocab_size", compute_fn=self._at_least, apply_on="instantiate"
+        )
+
+    def _at_least(self, vocab_size: int) -> int:
+        """A checkpoint's vocabulary may be padded beyond its tokenizer, as those of GPT-2's often are."""
+        return max(vocab_size, self._ids)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses, and raises what is wrong in one line."""
@@ -117,7 +124,8 @@ class SequenceCLI(LightningCLI):
                 "weights begin a new training, and ckpt_path goes on with one or scores it: give one of "
                 "them, weights to `fit` alone"
             )
-        self._weights = overrides.adopt_weights(config, config.weights, self.line)
+        content = overrides.adopt_weights(config, config.weights, self.line)
+        self._weights, self._ids = content["state_dict"], overrides.vocabulary_of(content)
 
     def _take_checkpoint(self, config: Any) -> dict[str, Any] | None:
         """Returns the content of the checkpoint that a training goes on from."""
@@ -129,6 +137,7 @@ class SequenceCLI(LightningCLI):
             )
         if path:
             content = overrides.adopt_checkpoint(config, path, self.line, fit=self.subcommand == "fit")
+            self._ids = overrides.vocabulary_of(content)
             return content if self.subcommand == "fit" else None
         if self.subcommand != "fit":
             rank_zero_info(f"{self.subcommand}: without --ckpt_path the weights are not trained ones")

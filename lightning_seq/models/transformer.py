@@ -35,7 +35,8 @@ class TransformerLanguageModel(LanguageModel):
         memory_length: Tokens of the past that training carries on where the text goes on: Transformer-XL's
             memory, through which no gradient flows (default: context_length, and 0 for learned and
             sinusoidal positions, which know no past).
-        bias: Whether linear layers and norms have biases.
+        bias: Whether linear layers and norms have biases; the output layer, where its matrix is its own.
+        norm_epsilon: What the norms add to the mean square, or the variance, before its root.
         initialization: ``unit``: embedded tokens and all layers' outputs of unit size; ``gpt2``: as in GPT-2,
             with a deviation of 0.02.
         activation_checkpointing: Whether training computes each block's activations twice, to keep only what
@@ -66,6 +67,7 @@ class TransformerLanguageModel(LanguageModel):
         sliding_window: int | None = None,
         memory_length: int | None = None,
         bias: bool = False,
+        norm_epsilon: float = 1e-5,
         initialization: Initialization = "unit",
         activation_checkpointing: bool = False,
         adaptive_cutoffs: list[int] | None = None,
@@ -91,6 +93,7 @@ class TransformerLanguageModel(LanguageModel):
             sliding_window,
             memory_length,
             bias,
+            norm_epsilon,
             initialization,
             activation_checkpointing,
             adaptive_cutoffs,

@@ -15,9 +15,6 @@ Weights = dict[str, Tensor]
 
 CLASSES: dict[Shape, str] = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM"}
 
-RMS_EPSILON = torch.finfo(torch.float32).eps  # what nn.RMSNorm adds where no epsilon is given
-LAYER_EPSILON = 1e-5
-
 _OUTER: dict[Shape, dict[str, str]] = {
     "gpt2": {
         "embedding": "transformer.wte",
@@ -74,6 +71,7 @@ def arguments_of(network: Transformer) -> dict[str, Any]:
         "qk_norm": not isinstance(attention.query_norm, nn.Identity),
         "sliding_window": network.sliding_window,
         "bias": attention.query.bias is not None,
+        "norm_epsilon": network.norm.eps,
         "adaptive_cutoffs": None if linear is not None else head.softmax.cutoffs[:-1],
     }
 
@@ -109,8 +107,8 @@ def shape_of(network: Transformer) -> Shape:
     head: Any = network.head
     if head.linear.bias is not None and bool(head.linear.bias.any()):
         raise InputError(
-            f"tie_weights is False, so that the output layer has a bias, which {CLASSES[shape]} has not: "
-            "train with tie_weights true"
+            f"the output layer has a bias, which {CLASSES[shape]} has not: train with tie_weights true, "
+            "or with bias false"
         )
     return shape
 

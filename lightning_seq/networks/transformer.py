@@ -95,7 +95,8 @@ class Transformer(Network):
         sliding_window: The most tokens that each one sees, itself included (default: all).
         memory_length: Tokens of the past that training carries on where the text goes on (default:
             ``context_length``, and 0 for learned and sinusoidal positions, which know no past).
-        bias: Whether linear layers and norms have biases.
+        bias: Whether linear layers and norms have biases; the output layer, where its matrix is its own.
+        norm_epsilon: What the norms add to the mean square, or the variance, before its root.
         initialization: ``unit``: embedded tokens and all layers' outputs of unit size (a tied embedding is
             scaled up for that, as in Vaswani et al.); ``gpt2``: as in GPT-2, with a deviation of 0.02.
         activation_checkpointing: Whether training computes each block's activations twice, to keep only what
@@ -124,6 +125,7 @@ class Transformer(Network):
         sliding_window: int | None = None,
         memory_length: int | None = None,
         bias: bool = False,
+        norm_epsilon: float = 1e-5,
         initialization: Initialization = "unit",
         activation_checkpointing: bool = False,
         adaptive_cutoffs: Sequence[int] | None = None,
@@ -137,8 +139,10 @@ class Transformer(Network):
         optional = {"num_key_value_heads": num_key_value_heads, "sliding_window": sliding_window}
         check_sizes(**{name: size for name, size in optional.items() if size is not None})
         check_sizes(0, feedforward_dim=feedforward_dim or 0)
-        if not 0 < rope_base < float("inf"):
-            raise InputError(f"rope_base is {rope_base}: give a number above 0, such as 10000")
+        positive = (("rope_base", rope_base, "10000"), ("norm_epsilon", norm_epsilon, "1e-5"))
+        for name, number, usual in positive:
+            if not 0 < number < float("inf"):
+                raise InputError(f"{name} is {number}: give a number above 0, such as {usual}")
         check_choice("norm", norm, Norm)
         check_choice("activation", activation, Activation)
         check_choice("positions", positions, Positions)
@@ -158,7 +162,9 @@ class Transformer(Network):
         self.activation_checkpointing = activation_checkpointing
 
         def new_norm() -> nn.Module:
-            return nn.RMSNorm(embedding_dim) if norm == "rms" else nn.LayerNorm(embedding_dim, bias=bias)
+            if norm == "rms":
+                return nn.RMSNorm(embedding_dim, norm_epsilon)
+            return nn.LayerNorm(embedding_dim, norm_epsilon, bias=bias)
 
         def new_block() -> Block:
             attention = CausalSelfAttention(
@@ -177,7 +183,7 @@ class Transformer(Network):
             embedding_dim,
             vocab_size,
             self.embedding if tie_weights else None,
-            None,
+            bias and not tie_weights,
             adaptive_cutoffs,
             label_smoothing,
             z_loss,

@@ -59,7 +59,8 @@ def names(here):  # noqa: F811
         ({}, "byte", "LlamaForCausalLM"),
         ({"num_key_value_heads": 2, "rope_base": 500.0, "initialization": "gpt2"}, "bpe", "LlamaForCausalLM"),
         ({"bias": True, "feedforward_dim": 24}, "word", "LlamaForCausalLM"),
-        (GPT2 | {"initialization": "gpt2"}, "bpe", "GPT2LMHeadModel"),
+        ({"tie_weights": False, "norm_epsilon": 0.1}, "bpe", "LlamaForCausalLM"),
+        (GPT2 | {"initialization": "gpt2", "norm_epsilon": 0.1}, "bpe", "GPT2LMHeadModel"),
         (GPT2 | {"bias": False, "activation": "relu_squared"}, "character", "GPT2LMHeadModel"),
         (GPT2 | {"activation": "gelu"}, None, "GPT2LMHeadModel"),
     ],
@@ -133,6 +134,20 @@ def test_an_imported_checkpoint_is_one_like_any_other(command, here):  # noqa: F
     assert status == 0, said
 
 
+def test_a_vocabulary_padded_beyond_the_tokenizer_is_trained_on(command, here):  # noqa: F811
+    ours = written(here / "a.ckpt", "byte", vocab_size=300)
+    line = ["--model=TransformerLanguageModel", *TINY]
+    status, said = command("fit", *line, "--weights=a.ckpt", "--run_dir=tuned")
+    assert status == 0, said
+    last = "tuned/checkpoints/last.ckpt"
+    status, said = command("fit", *line, "--trainer.max_steps=4", "--ckpt_path", last, "--run_dir=on")
+    assert status == 0, said
+    for path in (last, "on/checkpoints/last.ckpt"):
+        again = checkpoints.load(here / path)
+        assert again.network.embedding.num_embeddings == 300 > ours.tokenizer.get_vocab_size()
+    assert command("test", *line, "--ckpt_path", last)[0] == 0
+
+
 def test_a_model_of_transformers_own_making_is_imported(command, here):  # noqa: F811
     config = transformers.GPT2Config(vocab_size=270, n_positions=16, n_embd=16, n_layer=2, n_head=2)
     theirs = transformers.GPT2LMHeadModel(config).eval()
@@ -153,7 +168,6 @@ def test_a_model_of_transformers_own_making_is_imported(command, here):  # noqa:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"rms_norm_eps": 1e-5}, "rms_norm_eps of the directory's config.json is 1e-05"),
         ({"hidden_act": "gelu"}, "hidden_act of the directory's config.json is 'gelu'"),
         ({"head_dim": 16}, "head_dim of the directory's config.json is 16"),
         (
@@ -164,7 +178,7 @@ def test_a_model_of_transformers_own_making_is_imported(command, here):  # noqa:
 )
 def test_a_llama_that_ours_cannot_express_is_refused(command, here, changes, said):  # noqa: F811
     sizes = {"vocab_size": 20, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
-    given = sizes | {"num_attention_heads": 2, "rms_norm_eps": 2**-23} | changes
+    given = sizes | {"num_attention_heads": 2, "rms_norm_eps": 1e-6} | changes
     transformers.LlamaForCausalLM(transformers.LlamaConfig(**given)).save_pretrained(here / "llama")
     before = names(here)
     status, message = command("import", "--directory", "llama", "--output", "b.ckpt")

@@ -34,6 +34,7 @@ def network(**arguments):
         (GPT2 | {"tie_weights": False, "activation": "gelu"}, "gpt2"),
         ({"initialization": "gpt2", "num_key_value_heads": 2}, "llama"),
         ({"tie_weights": False, "feedforward_dim": 20, "bias": True}, "llama"),
+        ({"tie_weights": False, "norm_epsilon": 0.1}, "llama"),
     ],
 )
 def test_weights_return_to_the_bit(arguments, shape):
@@ -79,7 +80,7 @@ def test_biases_that_the_network_has_not_are_zeros_in_gpt2s_shape():
         (GPT2 | {"positions": "rotary"}, "positions is 'rotary'"),
         (GPT2 | {"activation": "swiglu"}, "activation is 'swiglu'"),
         (GPT2 | {"num_key_value_heads": 2}, "num_key_value_heads is 2"),
-        ({"tie_weights": False}, "tie_weights is False"),
+        ({"tie_weights": False, "bias": True}, "the output layer has a bias"),
     ],
 )
 def test_what_neither_shape_expresses_is_refused_by_name(arguments, said):

@@ -28,7 +28,7 @@ def reference(net, tokens):
         return torch.cat([turned.real, turned.imag], -1)
 
     def norm(v, gain):
-        return v / (v.pow(2).mean(-1, keepdim=True) + torch.finfo(v.dtype).eps).sqrt() * gain
+        return v / (v.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * gain
 
     for block in net.blocks:
         h, a, heads = norm(x, block.attention_norm.weight), block.attention, []
