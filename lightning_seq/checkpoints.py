@@ -17,6 +17,9 @@ KEY = "lightning_seq"
 
 FORMAT = 1
 
+PARAMETERS = "parameters"
+"""Of that entry, where many processes wrote the checkpoint: the names of parameters, by their place."""
+
 
 def describe(model: LightningModule, tokenizer: str | None) -> dict[str, Any]:
     """Returns the entry that makes a checkpoint loadable by :func:`load`: plain strings and numbers."""

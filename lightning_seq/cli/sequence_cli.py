@@ -13,7 +13,16 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 import lightning_seq.data  # noqa: F401  (classes that are known by name without their path)
 from lightning_seq.callbacks.last_checkpoint import LastCheckpoint
-from lightning_seq.cli import overrides, parts, predictions, run_directory, summary, usage, wandb_runs
+from lightning_seq.cli import (
+    overrides,
+    parts,
+    predictions,
+    run_directory,
+    strategies,
+    summary,
+    usage,
+    wandb_runs,
+)
 from lightning_seq.cli.configs import configs_first
 from lightning_seq.errors import InputError
 from lightning_seq.models import LanguageModel
@@ -70,9 +79,15 @@ class SequenceCLI(LightningCLI):
             default=True,
             help="Whether samples, tokens and pages go to every logger; false keeps them in run_dir.",
         )
+        parser.add_instantiator(self._build_model, LanguageModel)
         parser.link_arguments(
             "data.vocab_size", "model.init_args.vocab_size", compute_fn=self._at_least, apply_on="instantiate"
         )
+
+    def _build_model(self, cls: type[LanguageModel], *args: Any, **kwargs: Any) -> LanguageModel:
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        with strategies.where_weights_begin(config.trainer.get("strategy")):
+            return cls(*args, **kwargs)
 
     def _at_least(self, vocab_size: int) -> int:
         """A checkpoint's vocabulary may be padded beyond its tokenizer, as those of GPT-2's often are."""
@@ -152,27 +167,29 @@ class SequenceCLI(LightningCLI):
             if unwrapped is error:
                 raise
             raise unwrapped from error
-        if self._weights:
+        if self._weights and not next(self.model.parameters()).is_meta:
             self.model.load_state_dict(self._weights)
         self._save_config()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the trainer with what every run has: metrics.csv, best and last checkpoint, progress bar."""
         assert self.run_directory is not None
-        trainer = self._get(self.config_init, "trainer")
-        if trainer.get("enable_model_summary") is None:  # Lightning's table shows one row: the network
+        config = self._get(self.config_init, "trainer")
+        if config.get("enable_model_summary") is None:  # Lightning's table shows one row: the network
             kwargs["enable_model_summary"] = False
             parameters = sum(p.numel() for p in self.model.parameters())
             rank_zero_info(f"model: {type(self.model).__name__}, {parameters:,} parameters")
         try:
-            return super().instantiate_trainer(
+            trainer = super().instantiate_trainer(
                 callbacks=parts.callbacks(
-                    trainer, self.model, self.run_directory, self._get(self.config_init, "log_text")
+                    config, self.model, self.run_directory, self._get(self.config_init, "log_text")
                 ),
-                logger=parts.loggers(trainer, self.run_directory),
+                logger=parts.loggers(config, self.run_directory),
                 default_root_dir=str(self.run_directory),
                 **kwargs,
             )
+            strategies.share_out(trainer)
+            return trainer
         except (TypeError, ValueError) as error:  # what Lightning says of values that cannot be
             raise InputError(f"trainer: {usage.first_line(error).rstrip('.')}") from error
 

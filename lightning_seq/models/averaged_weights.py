@@ -52,4 +52,5 @@ def _share_ties(state: dict[str, Any], weights: dict[str, Any] | None, module: L
 
 def take_from_checkpoint(checkpoint: dict[str, Any], entry: dict[str, Any]) -> None:
     """Lets training go on from the weights themselves."""
-    checkpoint["state_dict"].update(entry.get("training_weights") or {})
+    if weights := entry.get("training_weights"):
+        checkpoint["state_dict"].update(weights)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lightning_seq.errors import InputError
 from lightning_seq.networks.base import IGNORE_INDEX
+from lightning_seq.networks.spreading import is_spread, repeated
 
 
 class Compilation:
@@ -44,7 +45,10 @@ class Compilation:
             )
         self._begun = True
         self._length = getattr(data, "context_length", None)
-        self._network[0].compile()
+        network = self._network[0]
+        # FSDP2 gathers weights between blocks, where a graph of all of them would break
+        for part in list(repeated(network)) if is_spread(network) else [network]:
+            part.compile()
 
     def run(self, batch: dict[str, Tensor], state: Any, targets: Tensor | None) -> tuple[Tensor, Any]:
         """Returns what the network makes of the batch: output and state."""

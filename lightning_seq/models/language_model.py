@@ -3,6 +3,7 @@
 import sys
 import zlib
 from collections.abc import Sequence
+from contextlib import nullcontext
 from types import FrameType
 from typing import Any
 
@@ -11,6 +12,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch.distributed.tensor.parallel import loss_parallel
 
 from lightning_seq import checkpoints, generation, prompts
 from lightning_seq.errors import InputError
@@ -18,6 +20,7 @@ from lightning_seq.metrics import TextLoss
 from lightning_seq.models.averaged_weights import put_into_checkpoint, show_mean, take_from_checkpoint
 from lightning_seq.models.carried_state import CarriedState
 from lightning_seq.models.compilation import Compilation
+from lightning_seq.models.optimizer_numbers import number_by_place
 from lightning_seq.models.randomness import StepRandomness
 from lightning_seq.models.sizes import check_batch, check_sizes
 from lightning_seq.models.token_normalization import TokenNormalization
@@ -25,6 +28,7 @@ from lightning_seq.models.training_log import TrainingLog
 from lightning_seq.models.unfinished_window import gradients_for_checkpoint, restore_gradients
 from lightning_seq.networks.base import IGNORE_INDEX
 from lightning_seq.networks.losses import negative_log_likelihood
+from lightning_seq.networks.spreading import is_spread, spread
 from lightning_seq.optimization import (
     NTASGD,
     LearningRateSchedule,
@@ -237,8 +241,7 @@ class LanguageModel(LightningModule):
         """Logs loss and speed, at the trainer's log steps only: each log costs half a millisecond."""
         every, log = self.trainer.log_every_n_steps, self._training_log  # type: ignore[attr-defined]
         if every and self.global_step != log.step and self.global_step % every == 0:
-            figures = log.read(self.global_step, self.trainer.world_size)
-            self.log_dict(figures, prog_bar=True, sync_dist=True, batch_size=1)
+            self.log_dict(log.read(self.trainer), prog_bar=True, batch_size=1)  # the same on all ranks
             self._log_consumed()
 
     def _log_consumed(self) -> None:
@@ -316,6 +319,23 @@ class LanguageModel(LightningModule):
         schedule = LearningRateSchedule(optimizer, max_steps=self.trainer.max_steps, **self._schedule_options)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def configure_model(self) -> None:
+        """Spreads the network over the mesh of a ModelParallelStrategy (FSDP2, tensor parallel), once."""
+        mesh = self._device_mesh
+        if mesh is not None and not is_spread(self.network):
+            device = self.trainer.strategy.root_device
+            spread(self.network, mesh["data_parallel"], mesh["tensor_parallel"], device)
+            # weights that were gathered in inference mode cannot be trained on
+            validation: Any = self.trainer.fit_loop.epoch_loop.val_loop
+            validation.inference_mode = False
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Runs backward, also through a loss whose logits are spread over ranks."""
+        mesh = self._device_mesh
+        parallel = mesh is not None and mesh["tensor_parallel"].size() > 1
+        with loss_parallel() if parallel else nullcontext():
+            super().backward(loss, *args, **kwargs)
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Divides the gradient by the tokens of the step: a subclass that overrides this calls super()."""
         self._normalization.divide(optimizer, self.trainer)
@@ -358,6 +378,7 @@ class LanguageModel(LightningModule):
             entry["gradients"] = gradients_for_checkpoint(self, tokens)
             entry["seed"] = self._randomness.base
             put_into_checkpoint(checkpoint, entry, self)
+            number_by_place(checkpoint, entry, self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes the tokenizer that the weights were trained with: it wins over the data's own."""

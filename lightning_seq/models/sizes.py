@@ -47,12 +47,25 @@ def check_batch(model: LightningModule, batch: Any) -> None:
     if isinstance(batch, Mapping):
         missing = [name for name in ("inputs", "targets") if not isinstance(batch.get(name), Tensor)]
         if not missing:
+            _check_memory(model, batch)
             return
         got = f"a dict of {', '.join(map(repr, batch)) or 'nothing'}, no tensor {' and '.join(missing)} in it"
     raise InputError(
         f"{type(model).__name__} got a batch that is {got}: a batch must be a dict of the tensors inputs and "
         "targets, ids (batch, time) both, each target being the token after its input"
     )
+
+
+def _check_memory(model: LightningModule, batch: Mapping[str, Any]) -> None:
+    mesh = model._device_mesh
+    if mesh is None or "continues" not in batch or mesh["tensor_parallel"].size() == 1:
+        return
+    if getattr(model.network, "memory_length", 0):
+        raise InputError(
+            f"tensor_parallel_size is {mesh['tensor_parallel'].size()}, and the data's text goes on from "
+            "batch to batch, while each rank would remember its own heads: give model.memory_length 0, or "
+            "data.batching blocks"
+        )
 
 
 def _otherwise(name: str) -> str:

@@ -7,6 +7,7 @@ each batch contributes its sum, and before the optimizer step the gradient is di
 from typing import Any
 
 import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -39,7 +40,8 @@ class TokenNormalization:
         mean = total / tokens.clamp(min=1)
         trainer = model.trainer
         alone = trainer.accumulate_grad_batches == trainer.world_size == 1 and self.tokens is None
-        if alone or not model.automatic_optimization:
+        hidden = isinstance(trainer.strategy, DeepSpeedStrategy)  # its gradients are nobody's to divide
+        if alone or hidden or not model.automatic_optimization:
             return mean
         if self.tokens is not None and self._step != trainer.global_step:
             raise InputError(

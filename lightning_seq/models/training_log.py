@@ -1,6 +1,7 @@
 """Loss and speed of the steps since the last log."""
 
 import time
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,11 +25,14 @@ class TrainingLog:
         self._nll += nll.detach().sum()
         self._tokens += tokens
 
-    def read(self, step: int, ranks: int) -> dict[str, Tensor | float]:
-        """Returns the mean loss of this rank and the tokens per second of all ranks, and restarts."""
-        tokens = torch.as_tensor(self._tokens)
-        loss = torch.as_tensor(self._nll) / tokens
-        speed = float(tokens) * ranks / (time.perf_counter() - self._clock)
-        self.step = step
+    def read(self, trainer: Any) -> dict[str, Tensor | float]:
+        """Returns the mean loss and the tokens per second of all ranks, and restarts; all must ask."""
+        sums = torch.stack([torch.as_tensor(each).float() for each in (self._nll, self._tokens)])
+        if trainer.world_size > 1:
+            sums = trainer.strategy.reduce(sums, reduce_op="sum")
+        readers = (trainer.distributed_sampler_kwargs or {}).get("num_replicas", 1)  # others share their data
+        tokens = float(sums[1]) * readers / trainer.world_size
+        speed = tokens / (time.perf_counter() - self._clock)
+        self.step = trainer.global_step
         self.restart()
-        return {"train_loss": loss, "tokens_per_second": speed}
+        return {"train_loss": sums[0] / sums[1], "tokens_per_second": speed}

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_seq.errors import InputError, did_you_mean
+from lightning_seq.networks.spreading import give_back, is_spread
 
 State: TypeAlias = Any
 
@@ -149,8 +150,11 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     modes = [(m, m.training) for m in module.modules()]
     module.eval()
     try:
-        with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
+        # weights that were gathered in inference mode cannot be trained on
+        without_gradients = torch.no_grad() if is_spread(module) else torch.inference_mode()
+        with without_gradients, torch.compiler.set_stance("force_eager"):
             yield
     finally:
         for m, training in modes:
             m.training = training
+        give_back(module)

@@ -1,13 +1,20 @@
 """Output heads: from hidden states to logits, or straight to the loss."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from lightning_seq.errors import InputError
 from lightning_seq.networks.base import IGNORE_INDEX
-from lightning_seq.networks.losses import linear_cross_entropy, linear_negative_log_likelihood
+from lightning_seq.networks.losses import (
+    cross_entropy,
+    linear_cross_entropy,
+    linear_negative_log_likelihood,
+    spread_cross_entropy,
+)
 
 
 class LinearHead(nn.Module):
@@ -57,13 +64,26 @@ class LinearHead(nn.Module):
             ``(batch, time)``; in training the loss, label smoothing and z-loss included, summed over all
             targets that are scored.
         """
+        weight, bias = self.linear.weight, self.linear.bias
+        if isinstance(weight, DTensor):  # tensor parallel: each rank has the logits of a part of the words
+            return self._spread(self.linear(hidden), targets)
         if targets is None:
             logits: Tensor = self.linear(hidden)
             return logits
-        weight, bias = self.linear.weight, self.linear.bias
         if self.training:
             return linear_cross_entropy(hidden, weight, bias, targets, self.label_smoothing, self.z_loss)
         return linear_negative_log_likelihood(hidden, weight, bias, targets)
+
+    def _spread(self, logits: Any, targets: Tensor | None) -> Tensor:
+        if targets is None:
+            whole: Tensor = logits.full_tensor()
+            return whole
+        flat, penalties = logits.flatten(0, 1), (self.label_smoothing, self.z_loss)
+        if not self.training:
+            return spread_cross_entropy(flat, targets.flatten(), "none").view_as(targets)
+        if any(penalties):  # which torch does not compute from parts
+            return cross_entropy(flat.full_tensor(), targets.flatten(), *penalties)
+        return spread_cross_entropy(flat, targets.flatten(), "sum")
 
 
 class AdaptiveHead(nn.Module):

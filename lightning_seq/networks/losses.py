@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import loss_parallel
 
 from lightning_seq.networks.base import IGNORE_INDEX
 
@@ -70,7 +72,14 @@ def linear_cross_entropy(
     if len(hidden) > _tokens_at_once(weight) and torch.is_grad_enabled():
         loss: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, bias, targets, label_smoothing, z_loss)  # type: ignore[no-untyped-call]
         return loss
-    logits = _full(F.linear(hidden, weight, bias))
+    return cross_entropy(F.linear(hidden, weight, bias), targets, label_smoothing, z_loss)
+
+
+def cross_entropy(
+    logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, z_loss: float = 0.0
+) -> Tensor:
+    """Returns the loss of :func:`linear_cross_entropy` from logits ``(tokens, vocab)``."""
+    logits = _full(logits)
     loss = F.cross_entropy(
         logits, targets, ignore_index=IGNORE_INDEX, reduction="sum", label_smoothing=label_smoothing
     )
@@ -78,6 +87,16 @@ def linear_cross_entropy(
         scored = targets != IGNORE_INDEX
         loss = loss + z_loss * (logits.logsumexp(-1).square() * scored).sum()
     return loss
+
+
+def spread_cross_entropy(logits: DTensor, targets: Tensor, reduction: str) -> Tensor:
+    """Returns the cross entropy of logits that are spread over ranks by their words, ``(tokens, vocab)``.
+
+    Its backward, too, must run inside ``torch.distributed.tensor.parallel.loss_parallel()``.
+    """
+    with loss_parallel():
+        loss: Any = F.cross_entropy(_full(logits), targets, ignore_index=IGNORE_INDEX, reduction=reduction)
+    return loss.to_local()  # type: ignore[no-any-return]  # the same on all ranks
 
 
 def _full(x: Tensor) -> Tensor:

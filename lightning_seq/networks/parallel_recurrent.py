@@ -132,7 +132,10 @@ class ParallelRecurrentNetwork(Network):
 
     def initial_state(self, batch_size: int, length: int | None = None) -> Tensor:
         """Returns zeros: a recurrent state has one size, whatever the ``length`` of the past."""
-        return self.embedding.weight.new_zeros(batch_size, len(self.blocks), self.hidden_size)
+        weight, shape = self.embedding.weight, (batch_size, len(self.blocks), self.hidden_size)
+        return torch.zeros(
+            shape, dtype=weight.dtype, device=weight.device
+        )  # plain, where the weight is spread
 
     def forward(
         self, tokens: Tensor, state: Tensor | None = None, targets: Tensor | None = None

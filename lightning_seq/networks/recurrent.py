@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from lightning_seq.errors import InputError
 from lightning_seq.networks.base import Network, check_choice, check_dropout, check_sizes
 from lightning_seq.networks.heads import build_head
 from lightning_seq.networks.recurrent_layers import run_layer, states_of
@@ -147,7 +149,7 @@ class RecurrentNetwork(Network):
         """
         weight = self.embedding.weight
         return [
-            weight.new_zeros(layer.num_layers * layer.hidden_size)
+            torch.zeros(layer.num_layers * layer.hidden_size, dtype=weight.dtype, device=weight.device)
             for layer in self._torch_layers()
             for _ in range(states_of(layer))
         ]
@@ -158,6 +160,11 @@ class RecurrentNetwork(Network):
     def initial_state(self, batch_size: int, length: int | None = None) -> tuple[Tensor, ...]:
         """Returns zeros, or what was learnt: of one size, whatever the ``length`` of the past."""
         first = list(self.learnt_state) or self._zeros()
+        if isinstance(first[0], DTensor):
+            raise InputError(
+                "learn_initial_state is True, and FSDP2 spreads what is learnt over the ranks, where a state "
+                "begins on each: leave it out, or take strategy ddp"
+            )
         widths = [layer.hidden_size for layer in self._torch_layers() for _ in range(states_of(layer))]
         return tuple(
             each.view(1, -1, width).expand(batch_size, -1, -1)

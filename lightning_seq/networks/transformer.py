@@ -5,14 +5,16 @@ from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor.parallel import ParallelStyle
 from torch.utils.checkpoint import checkpoint
 
 from lightning_seq.errors import InputError
 from lightning_seq.networks.attention import CausalSelfAttention
 from lightning_seq.networks.base import Network, check_choice, check_dropout, check_sizes
 from lightning_seq.networks.feedforward import Activation, build_feedforward
-from lightning_seq.networks.heads import build_head
+from lightning_seq.networks.heads import LinearHead, build_head
 from lightning_seq.networks.positions import Rotation, rotary_angles, sinusoids
+from lightning_seq.networks.tensor_parallel import plan_by_name
 
 Positions = Literal["rotary", "learned", "sinusoidal", "none"]
 Norm = Literal["rms", "layer"]
@@ -220,7 +222,10 @@ class Transformer(Network):
             return None
         weight, layers = self.embedding.weight, len(self.blocks)
         attention: Any = self.blocks[0].attention
-        empty = weight.new_zeros(batch_size, attention.num_key_value_heads, slots, self.head_dim)
+        shape = (batch_size, attention.num_key_value_heads, slots, self.head_dim)
+        empty = torch.zeros(
+            shape, dtype=weight.dtype, device=weight.device
+        )  # plain, where the weight is spread
         return KeyValueCache(
             keys=[empty] * layers,
             values=[empty] * layers,
@@ -260,6 +265,35 @@ class Transformer(Network):
             length = (state["length"] + tokens.size(1)).clamp(max=slots)
             state = KeyValueCache(keys=keys, values=values, length=length)
         return self.head(self.norm(x), targets), state
+
+    def tensor_parallel_plan(self, ranks: int) -> dict[str, ParallelStyle]:
+        """Prepares for ``ranks`` that share each layer: see :func:`~lightning_seq.networks.spreading.spread`.
+
+        Raises:
+            InputError: Heads or hidden units cannot be shared out evenly, or the softmax is adaptive.
+        """
+        first: Any = self.blocks[0]
+        sizes = {
+            "num_heads": first.attention.num_heads,
+            "num_key_value_heads": first.attention.num_key_value_heads,
+        }
+        if first.feedforward is not None:
+            sizes["feedforward_dim"] = first.feedforward.up.out_features
+        for name, size in sizes.items():
+            if size % ranks:
+                raise InputError(
+                    f"tensor_parallel_size is {ranks}, which does not divide {name} {size}: give a divisor"
+                )
+        if not isinstance(self.head, LinearHead):
+            raise InputError(
+                f"tensor_parallel_size is {ranks}, and an adaptive softmax cannot be shared out: leave "
+                "adaptive_cutoffs out, or give tensor_parallel_size 1"
+            )
+        for block in self.blocks:
+            attention: Any = block.attention
+            attention.num_heads //= ranks  # what each rank has of them
+            attention.num_key_value_heads //= ranks
+        return plan_by_name(self)
 
     def _run(self, block: nn.Module, *inputs: Any) -> Any:
         if self.activation_checkpointing and self.training and torch.is_grad_enabled():

@@ -5,6 +5,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from lightning_seq.errors import InputError, did_you_mean
 from lightning_seq.optimization.averaged_sgd import NTASGD
@@ -45,11 +46,20 @@ def build_optimizer(
     groups = muon_groups(module, weight_decay) if name == "muon" else parameter_groups(module, weight_decay)
     if not groups:
         raise InputError(f"{type(module).__name__} has no parameter to train: unfreeze one")
+    spread = any(isinstance(p, DTensor) for p in module.parameters())
+    gates = any(group.get("blocks", 1) > 1 for group in groups)  # which muon moves one by one
+    if spread and (name == "nt_asgd" or (name == "muon" and gates)):
+        raise InputError(
+            f"optimizer {name!r} of a {'recurrent ' * gates}network needs whole weights, and this "
+            "strategy spreads them over the ranks: take optimizer: adamw, or strategy ddp"
+        )
     optimizer: torch.optim.Optimizer
     if name == "adamw":
         optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=fused)
     elif name == "sgd":
-        optimizer = torch.optim.SGD(groups, lr=learning_rate, momentum=momentum or 0.0, fused=fused)
+        optimizer = torch.optim.SGD(  # torch has no fused one for what is spread
+            groups, lr=learning_rate, momentum=momentum or 0.0, fused=fused and not spread
+        )
     elif name == "nt_asgd":
         interval = 5 if non_monotone_interval is None else non_monotone_interval
         optimizer = NTASGD(groups, learning_rate, non_monotone_interval=interval)

@@ -1,0 +1,44 @@
+"""Models spread over processes: what only the number of processes says, and who builds the weights."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_only
+
+from lightning_seq.errors import InputError
+
+
+def share_out(trainer: Trainer) -> None:
+    """Lets all processes that share no layer read different data, where only the first is said.
+
+    Lightning's own "auto" takes one reader a node, whatever tensor_parallel_size is.
+
+    Raises:
+        InputError: The processes cannot be shared out so.
+    """
+    strategy: Any = trainer.strategy
+    if not isinstance(strategy, ModelParallelStrategy) or strategy._data_parallel_size != "auto":
+        return
+    processes, sharing = trainer.num_devices * trainer.num_nodes, strategy._tensor_parallel_size
+    if sharing == "auto":
+        return
+    if processes % sharing:
+        raise InputError(
+            f"tensor_parallel_size is {sharing}, which does not divide the {processes} processes: give "
+            "--trainer.devices a multiple of it"
+        )
+    strategy._data_parallel_size = processes // sharing
+
+
+def where_weights_begin(strategy: Any) -> AbstractContextManager[object]:
+    """Returns the context to build a model in: without memory, where it takes its weights from rank 0.
+
+    Args:
+        strategy: As a configuration has it: a name, or a class and its arguments.
+    """
+    spread = str(getattr(strategy, "class_path", strategy)).endswith(ModelParallelStrategy.__name__)
+    elsewhere = spread and rank_zero_only.rank != 0  # type: ignore[attr-defined]
+    return torch.device("meta") if elsewhere else nullcontext()

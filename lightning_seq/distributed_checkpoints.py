@@ -1,0 +1,101 @@
+"""Checkpoints that every rank writes its part of: a directory, and how it becomes one file."""
+
+import pickle
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+from lightning_seq import checkpoints
+from lightning_seq.errors import InputError
+
+_META, _INDEX = "meta.pt", ".metadata"
+_CLASSES = ("torch.distributed.checkpoint.metadata.", "torch.distributed.checkpoint.filesystem._StorageInfo")
+_OTHERS = ("torch.Size", "torch.serialization._get_layout", "pathlib.PosixPath", "pathlib._local.PosixPath")
+
+
+def is_distributed(path: str | Path) -> bool:
+    """Whether ``path`` is the directory of a distributed checkpoint, as ModelParallelStrategy writes it."""
+    return (Path(path) / _META).is_file()
+
+
+def read_meta(directory: str | Path) -> dict[str, Any]:
+    """Returns what such a checkpoint holds beside weights and optimizer states.
+
+    Raises:
+        InputError: It is cut short, or holds more than tensors and plain values.
+    """
+    directory = Path(directory)
+    try:
+        with (directory / _INDEX).open("rb") as file:
+            _PlainUnpickler(file).load()  # before torch does, which would import whatever it names
+        meta: dict[str, Any] = torch.load(directory / _META, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"{directory} is no whole distributed checkpoint ({type(error).__name__}): it may be cut short, "
+            "or hold more than tensors and plain values; take another checkpoint of that run"
+        ) from error
+    return meta
+
+
+def consolidate(directory: str | Path, path: str | Path) -> int:
+    """Writes one file of a distributed checkpoint, which loads on any number of processes.
+
+    Args:
+        directory: The checkpoint.
+        path: The file to write; it appears when it is whole.
+
+    Returns:
+        The number of weights.
+
+    Raises:
+        InputError: There is no such checkpoint, it is not whole, or ``path`` exists.
+    """
+    directory, path = Path(directory), Path(path)
+    if not is_distributed(directory):
+        raise InputError(f"{directory} is no distributed checkpoint: expected a directory with {_META} in it")
+    if path.exists():
+        raise InputError(f"{path} exists already: give another path, nothing is overwritten")
+    checkpoint = read_meta(directory)
+    with tempfile.TemporaryDirectory(prefix=f"{path.name}.", dir=path.absolute().parent) as scratch:
+        joined = Path(scratch) / "joined.pt"
+        try:
+            dcp_to_torch_save(directory, joined)
+        except CheckpointException as error:  # no Exception, to torch
+            raise InputError(
+                f"{directory} is no whole distributed checkpoint: a part of it is cut short or missing; take "
+                "another checkpoint of that run"
+            ) from error
+        parts = torch.load(joined, map_location="cpu", weights_only=True, mmap=True)
+        weights: dict[str, Any] = parts.pop("state_dict")
+        names = checkpoint[checkpoints.KEY].pop(checkpoints.PARAMETERS)
+        states = [_numbered(parts[f"optimizer_{i}"], names) for i in range(len(parts))]
+        checkpoint |= {"state_dict": weights, "optimizer_states": states}
+        whole = Path(scratch) / path.name
+        torch.save(checkpoint, whole)
+        whole.replace(path)
+    return len(weights)
+
+
+def _numbered(state: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """Names parameters by their place in the model, as checkpoints of one file do."""
+    places = {name: place for place, name in enumerate(names)}
+    groups = [
+        {**group, "params": [places[name] for name in group["params"]]} for group in state["param_groups"]
+    ]
+    return {
+        "state": {places[name]: values for name, values in state.get("state", {}).items()},
+        "param_groups": groups,
+    }
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        path = f"{module}.{name}"
+        dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if dtype or path in _OTHERS or path.startswith(_CLASSES):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it names {path}")

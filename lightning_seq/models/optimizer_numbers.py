@@ -1,0 +1,28 @@
+"""The numbers by which a checkpoint's optimizer states name parameters."""
+
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import ModelParallelStrategy
+
+from lightning_seq import checkpoints
+
+
+def number_by_place(checkpoint: dict[str, Any], entry: dict[str, Any], module: LightningModule) -> None:
+    """Numbers parameters by their place in the model, not in the optimizer's groups.
+
+    torch goes by the order alone when it loads; FSDP2 takes the numbers for places in the model, as
+    those that it writes are.
+    """
+    trainer = module.trainer
+    if isinstance(trainer.strategy, ModelParallelStrategy):  # a distributed checkpoint goes by names
+        entry[checkpoints.PARAMETERS] = [name for name, _ in module.named_parameters()]
+        return
+    places = {parameter: place for place, parameter in enumerate(module.parameters())}
+    for saved, optimizer in zip(checkpoint.get("optimizer_states", ()), trainer.optimizers, strict=False):
+        groups = zip(saved["param_groups"], optimizer.param_groups, strict=True)
+        pairs = [pair for group, ours in groups for pair in zip(group["params"], ours["params"], strict=True)]
+        numbers = {number: places[parameter] for number, parameter in pairs}
+        saved["state"] = {numbers[number]: state for number, state in saved["state"].items()}
+        for group in saved["param_groups"]:
+            group["params"] = [numbers[number] for number in group["params"]]
