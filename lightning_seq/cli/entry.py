@@ -123,6 +123,7 @@ def _quieten() -> None:
     """Keeps advertisements and other libraries' deprecations out of a user's terminal."""
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message="torch.distributed.nn.functional.all_gather is deprecated")
+    warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback with a model that")
     warnings.filterwarnings("ignore", message="The dirpath has changed")  # each run has its own
     warnings.filterwarnings("ignore", message="The number of training batches")  # a short text, no mistake
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")

@@ -22,8 +22,8 @@ def share_out(trainer: Trainer) -> None:
     strategy: Any = trainer.strategy
     if not isinstance(strategy, ModelParallelStrategy) or strategy._data_parallel_size != "auto":
         return
-    processes, sharing = trainer.num_devices * trainer.num_nodes, strategy._tensor_parallel_size
-    if sharing == "auto":
+    processes, sharing = trainer.num_devices * trainer.num_nodes, sharing_of(trainer)
+    if strategy._tensor_parallel_size == "auto":
         return
     if processes % sharing:
         raise InputError(
@@ -31,6 +31,15 @@ def share_out(trainer: Trainer) -> None:
             "--trainer.devices a multiple of it"
         )
     strategy._data_parallel_size = processes // sharing
+
+
+def sharing_of(trainer: Trainer) -> int:
+    """Returns how many processes share each layer, and read the same data."""
+    strategy: Any = trainer.strategy
+    if not isinstance(strategy, ModelParallelStrategy):
+        return 1
+    sharing = strategy._tensor_parallel_size
+    return int(trainer.num_devices if sharing == "auto" else sharing)
 
 
 def where_weights_begin(strategy: Any) -> AbstractContextManager[object]:

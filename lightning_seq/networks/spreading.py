@@ -43,7 +43,7 @@ def spread(network: nn.Module, data: DeviceMesh, tensor: DeviceMesh, device: tor
     network.to("meta")
     _share(shared)
     if tensor.size() > 1:
-        parallelize_module(network, tensor, _plan(network, tensor.size()))
+        parallelize_module(network, tensor, tensor_parallel_plan(network, tensor.size()))
         _share(shared)  # each module was given parameters of its own
     if data.size() > 1:
         for block in repeated(network):
@@ -82,7 +82,12 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def _plan(network: nn.Module, ranks: int) -> Any:
+def tensor_parallel_plan(network: nn.Module, ranks: int) -> Any:
+    """Returns the network's plan for ``ranks`` that share each layer, and prepares it for that.
+
+    Raises:
+        InputError: It has none.
+    """
     plan = getattr(network, "tensor_parallel_plan", None)
     if plan is None:
         raise InputError(

@@ -12,6 +12,7 @@ import yaml
 from lightning_seq import recipes
 from lightning_seq.cli import wandb_runs
 from tests.cli.conftest import LSTM, TINY, command, here  # noqa: F401
+from tests.test_recipes import shrinking
 
 VALIDATING = [
     "--trainer.log_every_n_steps=1",
@@ -23,6 +24,7 @@ NO_KEY = "W&B has no key"
 OF_THE_HUB = {
     name for name in recipes.names() if "HuggingFaceTextDataModule" in recipes.find(name).read_text()
 }
+OF_A_FILE = {name for name in recipes.names() if "# --data.path FILE" in recipes.find(name).read_text()}
 
 
 def wandb_without_a_key():
@@ -55,10 +57,17 @@ def doctor(command, here):  # noqa: F811
 
 
 @pytest.mark.parametrize("name", recipes.names())
-def test_every_recipe_is_well_or_not_downloaded(name, doctor):
+def test_every_recipe_is_well_or_lacks_its_data(name, doctor):
     status, found = doctor("--config", name)
     assert list(found) == [*TITLES, "problems"]
     assert found["configuration"]["files"] == [name]
+    if name in OF_A_FILE:
+        (problem,) = found["problems"]
+        assert "give --data.path FILE" in problem
+        assert found["model"]["total"] > 0
+        shrunk = shrinking(name)
+        assert doctor("--config", name, *shrunk)[1]["problems"] == []
+        return
     if name in OF_THE_HUB:
         (problem,) = found["problems"]
         assert problem.endswith(
@@ -75,7 +84,13 @@ def test_every_recipe_is_well_or_not_downloaded(name, doctor):
 
 @pytest.mark.parametrize("fragment", recipes.fragments())
 def test_every_fragment_is_well_or_rightly_complained_of(fragment, doctor):
-    expected = {"precision/fp16": "a CPU gets bf16-mixed in its place", "logger/wandb": NO_KEY}
+    expected = {
+        "precision/fp16": "a CPU gets bf16-mixed in its place",
+        "logger/wandb": NO_KEY,
+        "strategy/fsdp": "requires a GPU accelerator",
+        "strategy/deepspeed": "you must have DeepSpeed installed",
+        "strategy/tensor_parallel": "tensor_parallel_size is 2, which does not divide the 1 processes",
+    }
     status, found = doctor("--config", "quickstart_lstm", "--config", fragment)
     assert found["configuration"]["files"] == ["quickstart_lstm", fragment]
     assert [expected[fragment] in each for each in found["problems"]] == [True] * (fragment in expected)
@@ -196,8 +211,12 @@ def test_resolved_prints_what_fit_would_save(command, here):  # noqa: F811
         (["--trainer.callbacks+=AutoClip"], "got AutoClip and gradient_clip_val=1.0, which both clip"),
         (["--run_dir=."], "run_dir . exists already"),
         (
-            ["--trainer.strategy.class_path=lightning.pytorch.strategies.ModelParallelStrategy"],
-            "ModelParallelStrategy asks for configure_model",
+            ["--config=strategy/tensor_parallel", "--trainer.devices=2", "--model.num_heads=1"],
+            "tensor_parallel_size is 2, which does not divide num_heads 1",
+        ),
+        (
+            ["--config=strategy/tensor_parallel", "--trainer.devices=2", "--model=GRULanguageModel"],
+            "GRU has no tensor_parallel_plan",
         ),
         (
             ["--model.compile=true", "--data.batching=documents", "--data.tokens_per_batch=4096"],

@@ -84,7 +84,7 @@ class _Found:
         self.length = length_of(self.trainer, batches, ranks)
         with building.complaining(complain):
             check_length(self.trainer, self.length)
-        assumed = None if self.text.vocab_size or self.data is None else self._assumed()
+        assumed = None if self.text.vocab_size or not self.config.data else self._assumed()
         mode = self._build_model(assumed or self.text.vocab_size)
         self.sections.append(data)
         self._examine_model(mode, assumed)

@@ -42,7 +42,7 @@ def examine_data(data: Any, prepare: str, complain: Complain) -> tuple[Section, 
     """
     section, text = Section("data"), Text()
     if data is None:
-        section.add("source", None, "none: the model has its own")
+        section.add("source", None, "none that could be built")
         return section, text
     section.add("class", type(data).__name__)
     try:

@@ -1,5 +1,6 @@
 """Combinations of the trainer's options that Lightning refuses, or that silently do nothing."""
 
+import copy
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,15 +15,17 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_seq.cli.doctor.report import Section
 from lightning_seq.cli.doctor.training import Length
+from lightning_seq.cli.strategies import share_out, sharing_of
 from lightning_seq.errors import InputError
 from lightning_seq.networks.recurrent_layers import lacks_bfloat16
+from lightning_seq.networks.spreading import tensor_parallel_plan
 
 
 def plan(trainer: Trainer, length: Length, config: Any, loggers: list[Any]) -> Section:
     """Returns on what, how and under whose eyes is trained."""
     section = Section("plan")
     device = trainer.strategy.root_device.type
-    section.add("devices", length.ranks, f"{length.ranks} x {device}")
+    section.add("devices", trainer.world_size, f"{trainer.world_size} x {device}")
     section.add("precision", str(trainer.precision))
     section.add("strategy", type(trainer.strategy).__name__)
     clip, algorithm = trainer.gradient_clip_val, trainer.gradient_clip_algorithm or "norm"
@@ -123,9 +126,21 @@ def _strategy(trainer: Trainer, model: Any) -> Iterator[str]:
             f"ModelParallelStrategy asks for configure_model, which {type(model).__name__} lacks: write it, "
             "or take strategy ddp"
         )
+    yield from _sharing(trainer, model)
     cores = os.cpu_count() or 1
     if strategy.root_device.type == "cpu" and trainer.num_devices > cores:
         yield f"trainer.devices is {trainer.num_devices}, and this machine has {cores} cores: give {cores}"
+
+
+def _sharing(trainer: Trainer, model: Any) -> Iterator[str]:
+    """What only the processes would find out: whether the network can be shared out."""
+    try:
+        share_out(trainer)
+        network = getattr(model, "network", None)
+        if network is not None and (ranks := sharing_of(trainer)) > 1:
+            tensor_parallel_plan(copy.deepcopy(network), ranks)
+    except InputError as error:
+        yield str(error)
 
 
 def _compile(trainer: Trainer, data: Any, config: Any) -> Iterator[str]:

@@ -9,6 +9,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 from lightning_seq.cli.doctor.report import Section
 from lightning_seq.cli.doctor.sizes import Text
+from lightning_seq.cli.strategies import sharing_of
 from lightning_seq.errors import InputError
 from lightning_seq.optimization import LearningRateSchedule
 
@@ -34,7 +35,7 @@ class Length:
 def ranks_of(trainer: Trainer) -> int:
     """Returns how many processes read different data."""
     if not _knows_ranks(trainer):
-        return int(trainer.world_size)
+        return max(1, int(trainer.world_size) // sharing_of(trainer))
     return int((trainer.distributed_sampler_kwargs or {}).get("num_replicas", 1))
 
 
