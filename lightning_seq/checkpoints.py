@@ -40,6 +40,10 @@ def read(path: str | Path) -> dict[str, Any]:
         InputError: There is no such file, it is cut short, or it is no checkpoint.
     """
     path = Path(path)
+    if path.is_dir() and (path / "meta.pt").exists():
+        raise InputError(
+            f"{path} is a distributed checkpoint, of many files: `lightning-seq consolidate {path}` makes one"
+        )
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}: give the path of a .ckpt file")
     try:

@@ -22,13 +22,16 @@ def is_distributed(path: str | Path) -> bool:
     return (Path(path) / _META).is_file()
 
 
-def read_meta(directory: str | Path) -> dict[str, Any]:
-    """Returns what such a checkpoint holds beside weights and optimizer states.
+def read(path: str | Path) -> dict[str, Any]:
+    """Returns a checkpoint's content; of a distributed one, all but weights and optimizer states.
 
     Raises:
         InputError: It is cut short, or holds more than tensors and plain values.
     """
-    directory = Path(directory)
+    return _read_meta(Path(path)) if is_distributed(path) else checkpoints.read(path)
+
+
+def _read_meta(directory: Path) -> dict[str, Any]:
     try:
         with (directory / _INDEX).open("rb") as file:
             _PlainUnpickler(file).load()  # before torch does, which would import whatever it names
@@ -59,7 +62,7 @@ def consolidate(directory: str | Path, path: str | Path) -> int:
         raise InputError(f"{directory} is no distributed checkpoint: expected a directory with {_META} in it")
     if path.exists():
         raise InputError(f"{path} exists already: give another path, nothing is overwritten")
-    checkpoint = read_meta(directory)
+    checkpoint = _read_meta(directory)
     with tempfile.TemporaryDirectory(prefix=f"{path.name}.", dir=path.absolute().parent) as scratch:
         joined = Path(scratch) / "joined.pt"
         try:

@@ -1,5 +1,6 @@
 """LastCheckpoint: the newest state of a training, so that little is lost however it ends."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,27 @@ class LastCheckpoint(Checkpoint):
         try:
             trainer.save_checkpoint(part, weights_only=False)  # all that a resumed training needs
             if trainer.is_global_zero:
-                part.replace(self.path)
+                _put(part, self.path)
         finally:
             if trainer.is_global_zero:
-                part.unlink(missing_ok=True)
+                _remove(part)
+
+
+def _put(part: Path, path: Path) -> None:
+    """Puts a new checkpoint in the place of an old one; a distributed one is a directory."""
+    if not (part.is_dir() or path.is_dir()):
+        part.replace(path)
+        return
+    before = path.with_name(f"{path.name}.before")  # what there is if the machine stops between two renames
+    if path.exists():
+        _remove(before)
+        path.replace(before)
+    part.replace(path)
+    _remove(before)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_seq import checkpoints, recipes
+from lightning_seq import checkpoints, distributed_checkpoints, recipes
 from lightning_seq.data.tokenization.vocabulary import agreed
 from lightning_seq.errors import InputError
 from lightning_seq.models import LanguageModel
@@ -90,6 +90,10 @@ def adopt_weights(config: Any, path: str, line: Iterable[str]) -> dict[str, Any]
         InputError: The checkpoint is broken, or another class wrote it.
     """
     content = _read(config, path)
+    if "state_dict" not in content:
+        raise InputError(
+            f"{path} is a checkpoint of many files: `lightning-seq consolidate {path}` makes one of it"
+        )
     of_training = inspect.signature(LanguageModel.__init__).parameters  # optimizer, schedule and the like
     network = {k: v for k, v in content.get("hyper_parameters", {}).items() if k not in of_training}
     _adopt(config, content, path, line, network)
@@ -103,7 +107,7 @@ def vocabulary_of(content: dict[str, Any]) -> int:
 
 
 def _read(config: Any, path: str) -> dict[str, Any]:
-    content = checkpoints.read(path)
+    content = distributed_checkpoints.read(path)
     _check_class(config.model.class_path, content.get(checkpoints.KEY, {}).get("class_path"), path)
     return content
 

@@ -24,6 +24,7 @@ from lightning_seq.cli import (
     wandb_runs,
 )
 from lightning_seq.cli.configs import configs_first
+from lightning_seq.distributed_checkpoints import is_distributed
 from lightning_seq.errors import InputError
 from lightning_seq.models import LanguageModel
 
@@ -149,6 +150,11 @@ class SequenceCLI(LightningCLI):
             raise InputError(
                 f"ckpt_path is {path!r}, and every run has a directory of its own: give the path, such as "
                 "runs/quickstart-1/checkpoints/last.ckpt"
+            )
+        if path and is_distributed(path) and not strategies.spreads(config.trainer.get("strategy")):
+            raise InputError(
+                f"{path} is a checkpoint of many files, which ModelParallelStrategy alone reads: "
+                f"`lightning-seq consolidate {path}` makes one of it"
             )
         if path:
             content = overrides.adopt_checkpoint(config, path, self.line, fit=self.subcommand == "fit")

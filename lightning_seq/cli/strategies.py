@@ -42,12 +42,16 @@ def sharing_of(trainer: Trainer) -> int:
     return int(trainer.num_devices if sharing == "auto" else sharing)
 
 
-def where_weights_begin(strategy: Any) -> AbstractContextManager[object]:
-    """Returns the context to build a model in: without memory, where it takes its weights from rank 0.
+def spreads(strategy: Any) -> bool:
+    """Whether a strategy spreads weights over processes that each have a part (FSDP2, tensor parallel).
 
     Args:
         strategy: As a configuration has it: a name, or a class and its arguments.
     """
-    spread = str(getattr(strategy, "class_path", strategy)).endswith(ModelParallelStrategy.__name__)
-    elsewhere = spread and rank_zero_only.rank != 0  # type: ignore[attr-defined]
+    return str(getattr(strategy, "class_path", strategy)).endswith(ModelParallelStrategy.__name__)
+
+
+def where_weights_begin(strategy: Any) -> AbstractContextManager[object]:
+    """Returns the context to build a model in: without memory, where it takes its weights from rank 0."""
+    elsewhere = spreads(strategy) and rank_zero_only.rank != 0  # type: ignore[attr-defined]
     return torch.device("meta") if elsewhere else nullcontext()

@@ -30,6 +30,8 @@ class HuggingFaceTextDataModule(SequenceDataModule):
         text_column: The column that holds the text.
         template: What joins several columns to a text, in place of text_column: each is named in braces, as
             in "{title}: {text}". A brace itself is written twice.
+        blank_lines: Whether a row without text is an empty line, as in the Hub's WikiText, whose words are
+            counted with those; else such rows are left out.
         train_split: The split to train on.
         validation_split: The split to validate on; where there is none, the last 5% of train are held out.
         test_split: The split to test on; where there is none, the last 5% of train are held out.
@@ -56,6 +58,7 @@ class HuggingFaceTextDataModule(SequenceDataModule):
         revision: str | None = None,
         text_column: str = "text",
         template: str | None = None,
+        blank_lines: bool = False,
         train_split: str = "train",
         validation_split: str = "validation",
         test_split: str = "test",
@@ -78,7 +81,7 @@ class HuggingFaceTextDataModule(SequenceDataModule):
         self.steps_per_epoch = steps_per_epoch
         self.num_workers = num_workers
         names = dict(zip(SPLITS, (train_split, validation_split, test_split), strict=True))
-        text = RowText(text_column, template)
+        text = RowText(text_column, template, blank_lines)
         streamed = streaming or max_tokens is not None
         self._splits = DatasetSplits(path, name, revision, names, text, self.cache_dir, streamed)
         self._stream: PackedStream | None = None

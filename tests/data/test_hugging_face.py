@@ -5,6 +5,7 @@ import os
 from itertools import chain
 
 import datasets
+import numpy as np
 import pyarrow
 import pytest
 from pyarrow import parquet
@@ -120,6 +121,24 @@ def test_a_wrong_column_is_named(make, tmp_path):
 def test_a_column_of_nothing_is_named(make, tmp_path):
     with pytest.raises(InputError, match=r"text_column='text' of .* holds no text, only empty rows"):
         _ = make(write(tmp_path / "rows.jsonl", ["", " "] * 40)).vocab_size
+
+
+def test_rows_without_text_are_the_empty_lines_of_wikitext(make, tmp_path):
+    """The Hub's WikiText has a line a row, and nothing in the rows of empty lines: each is an <eos>."""
+    rows = ["", " = Title = \n", "", " one two <unk> \n", " three \n", ""] * 40
+    original = "".join(row or " \n" for row in rows).split("\n")[:-1]
+    expected = [word for line in original for word in [*line.split(), "<eos>"]]
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    for name in ("train", "validation", "test"):
+        write(folder / f"{name}.jsonl", rows)
+    for blank_lines, wanted in ((True, len(expected)), (False, len(expected) - rows.count(""))):
+        data = make(folder, tokenizer="word", blank_lines=blank_lines)
+        data.prepare_data()
+        assert len(data._store("train").tokens) == wanted
+    data = make(folder, tokenizer="word", blank_lines=True)
+    data.prepare_data()
+    assert [data.tokenizer.id_to_token(i) for i in np.asarray(data._store("train").tokens)] == expected
 
 
 def test_a_template_joins_columns(make, tmp_path):

@@ -15,22 +15,24 @@ class RowText:
         column: The column that holds the text.
         template: Text with columns in braces, in place of ``column``: "{title}: {text}". What is in braces is
             a name and nothing else, and a brace itself is written twice.
+        blank_lines: Whether a row without text is an empty line of the text.
     """
 
-    def __init__(self, column: str, template: str | None = None) -> None:
+    def __init__(self, column: str, template: str | None = None, blank_lines: bool = False) -> None:
+        self._without_text = "\n" if blank_lines else ""
         self._argument = "text_column" if template is None else "template"
         self.given = column if template is None else template
         self._parts = [("", column)] if template is None else _parse(template)
         self.columns = list(dict.fromkeys(name for _, name in self._parts if name is not None))
 
     def texts(self, rows: Mapping[str, Sequence[str | None]]) -> Iterator[str]:
-        """Yields the text of each row, an empty one where all of its columns are empty."""
+        """Yields the text of each row: an empty one, or an empty line, where all of its columns are empty."""
         for values in zip(*(rows[name] for name in self.columns), strict=True):
             row = dict(zip(self.columns, values, strict=True))
             if any(values):
                 yield "".join(before + (row[name] or "" if name else "") for before, name in self._parts)
             else:
-                yield ""
+                yield self._without_text
 
     def check(self, features: Mapping[str, Any], path: str) -> None:
         """Refuses columns that are not there, or hold no text."""
@@ -67,7 +69,7 @@ class RowText:
                     raise not_utf8(path, error, where=where) from error
 
     def __repr__(self) -> str:
-        return f"{self._argument}={self.given!r}"
+        return f"{self._argument}={self.given!r}" + (", blank_lines" if self._without_text else "")
 
 
 def _holds_text(feature: Any) -> bool:

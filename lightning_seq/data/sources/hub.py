@@ -87,7 +87,7 @@ def one_line_errors(path: str, check: str = WHAT_TO_CHECK) -> Iterator[None]:
         while isinstance(reason, datasets.exceptions.DatasetGenerationError) and reason.__cause__:
             reason = reason.__cause__
         line = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
-        if isinstance(reason, errors.RevisionNotFoundError):
+        if any(isinstance(each, errors.RevisionNotFoundError) for each in (reason, reason.__cause__)):
             line = "it has no such revision"
         elif isinstance(reason, errors.RepositoryNotFoundError | datasets.exceptions.DatasetNotFoundError):
             gated = isinstance(reason, errors.GatedRepoError) or "gated" in line

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from lightning_seq import checkpoints
+from lightning_seq import checkpoints, distributed_checkpoints
 from lightning_seq.data.sources.hub import tokenizer_from_hub
 from lightning_seq.data.tokenization.tokenizers import MENDING, TRAINED_KINDS
 from lightning_seq.errors import InputError, did_you_mean
@@ -37,12 +37,13 @@ def _is_path(spec: str) -> bool:
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """Returns the tokenizer of a tokenizer.json, or of its directory, or the one a checkpoint carries."""
     file = Path(path).expanduser()
-    if file.is_dir():
+    distributed = distributed_checkpoints.is_distributed(file)
+    if file.is_dir() and not distributed:
         file /= "tokenizer.json"
-    if not file.is_file():
+    if not (file.is_file() or distributed):
         siblings = [str(each) for each in file.parent.glob("*") if each.suffix in SUFFIXES]
         raise InputError(f"no tokenizer at {str(path)!r}{did_you_mean(str(file), siblings)}; {MENDING}")
-    content = _from_checkpoint(file) if file.suffix == ".ckpt" else _read(file)
+    content = _from_checkpoint(file) if distributed or file.suffix == ".ckpt" else _read(file)
     return parse_tokenizer(content, str(path))
 
 
@@ -68,7 +69,7 @@ def _read(file: Path) -> str:
 
 
 def _from_checkpoint(file: Path) -> str:
-    content = (checkpoints.read(file).get(checkpoints.KEY) or {}).get("tokenizer")
+    content = (distributed_checkpoints.read(file).get(checkpoints.KEY) or {}).get("tokenizer")
     if not isinstance(content, str):
         raise InputError(f"the checkpoint {str(file)!r} carries no tokenizer; {MENDING}")
     return content
