@@ -61,7 +61,7 @@ def as_table(sections: Sequence[Section], problems: Sequence[str]) -> str:
 
 
 def _row(name: str, text: str) -> list[str]:
-    return _wrapped(text, f"  {name:{NAME}s}", " " * (NAME + 2))
+    return _wrapped(text, f"  {name:{NAME - 1}s} ", " " * (NAME + 2))
 
 
 def _wrapped(text: str, first: str, others: str) -> list[str]:
