@@ -1,9 +1,12 @@
 """ProgressBar: the loss and the speed, in one line of a terminal."""
 
+import logging
+from contextlib import ExitStack
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
+from tqdm.contrib.logging import logging_redirect_tqdm  # type: ignore[import-untyped]
 
 _SHORT = {"train_loss": "loss", "val_loss": "val", "tokens_per_second": "tok/s"}
 
@@ -24,6 +27,7 @@ class ProgressBar(TQDMProgressBar):
 
     def __init__(self, refresh_rate: int = 20) -> None:
         super().__init__(refresh_rate=refresh_rate)
+        self._redirected = ExitStack()
 
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
@@ -37,10 +41,20 @@ class ProgressBar(TQDMProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens the bar."""
         super().on_train_start(trainer, pl_module)
+        if self.is_enabled:  # what is said meanwhile gets lines of its own
+            self._redirected.enter_context(logging_redirect_tqdm([logging.getLogger("lightning.pytorch")]))
         if _counts_steps(trainer):
             self.train_progress_bar.set_description("Train")
             self.train_progress_bar.reset(trainer.max_steps)
             self.train_progress_bar.initial = self.train_progress_bar.n = trainer.global_step
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Lets what is said go where it went before."""
+        self._redirected.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Lets what is said go where it went before."""
+        self._redirected.close()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the bar over, where it runs over epochs."""

@@ -94,7 +94,7 @@ class _Found:
     def _assumed(self) -> int:
         given = (self.config.data.get("init_args") or {}).get("max_vocab_size")
         cutoffs = (self.config.model.get("init_args") or {}).get("adaptive_cutoffs") or [0]
-        return max(int(given or ASSUMED_VOCABULARY), cutoffs[-1] + 1)  # else they would seem wrong
+        return max(int(given or ASSUMED_VOCABULARY), int(cutoffs[-1]) + 1)  # else they would seem wrong
 
     def _build_model(self, vocab_size: int | None) -> Any:
         """Builds the model without content or, where it cannot be built so, as it is."""
