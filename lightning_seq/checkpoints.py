@@ -47,8 +47,18 @@ def read(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}: give the path of a .ckpt file")
     try:
+        if zipfile.is_zipfile(path) and (wrong := zipfile.ZipFile(path).testzip()):
+            raise ValueError(f"{wrong} was changed after it was written")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (RuntimeError, EOFError, OSError, ValueError, LookupError, pickle.UnpicklingError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        LookupError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+    ) as error:
         raise InputError(
             f"{path} ({path.stat().st_size:,} bytes) is no whole checkpoint: it may be cut short, or hold "
             "more than tensors and plain values; take another checkpoint of that run"

@@ -15,10 +15,12 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from lightning_seq.cli import usage
+from lightning_seq.cli import out_of_memory, usage
+from lightning_seq.cli.out_of_memory import is_out_of_memory
 from lightning_seq.cli.sequence_cli import SequenceCLI
 from lightning_seq.errors import InputError, did_you_mean
 
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL", "gloo")
 _SECTIONS = ("model", "data", "trainer", "seed_everything", "run_dir", "log_text", "weights")
 
 
@@ -33,7 +35,7 @@ def run(argv: list[str]) -> None:
         raise KeyboardInterrupt if isinstance(stop.__context__, KeyboardInterrupt) else stop from None
     except Exception as error:
         _leave_progress_bars()
-        explained = _explained(error)
+        explained = out_of_memory.explained(argv[1:]) if is_out_of_memory(error) else _explained(error)
         if explained is error:
             raise
         raise explained from error
@@ -56,6 +58,11 @@ def _explained(error: Exception) -> Exception:
         return InputError(line)
     if type(error).__module__.startswith("wandb"):
         return InputError(f"W&B: {line}; or stay off the network by --trainer.logger.offline true")
+    if isinstance(error, RuntimeError) and any(words in line for words in _LOST):
+        return InputError(
+            "another process of this training died or no longer answers: what it said is above, or in its "
+            "own log; go on from the newest checkpoint, with the same command, --run_dir and --resume true"
+        )
     if isinstance(error, RuntimeError) and "loading state_dict" in line:
         details = str(error).split("\n\t")[1:2] or [line]
         return InputError(

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 import lightning_seq.data  # noqa: F401  (classes that are known by name without their path)
 from lightning_seq.callbacks.last_checkpoint import LastCheckpoint
 from lightning_seq.cli import (
+    going_on,
     overrides,
     parts,
     predictions,
@@ -23,6 +24,7 @@ from lightning_seq.cli import (
     usage,
     wandb_runs,
 )
+from lightning_seq.cli.checkpoint_files import write_whole_files
 from lightning_seq.cli.configs import configs_first
 from lightning_seq.distributed_checkpoints import is_distributed
 from lightning_seq.errors import InputError
@@ -46,6 +48,7 @@ class SequenceCLI(LightningCLI):
         self.run_directory: Path | None = None
         self._weights: dict[str, Any] = {}
         self._ids = 0  # of a checkpoint's model
+        self._before: going_on.Before | None = None  # of a run that was stopped
         try:
             super().__init__(
                 save_config_callback=None,
@@ -67,6 +70,12 @@ class SequenceCLI(LightningCLI):
             type=str | None,
             default=None,
             help="New directory for everything that this run writes (default: runs/<recipe>-<n>).",
+        )
+        parser.add_argument(
+            "--resume",
+            type=bool,
+            default=False,
+            help="Whether to go on in run_dir, from its newest checkpoint, if a training began there.",
         )
         parser.add_argument(
             "--weights",
@@ -123,15 +132,19 @@ class SequenceCLI(LightningCLI):
                 f"trainer.default_root_dir is {config.trainer.default_root_dir!r}, and a run writes into a "
                 "directory of its own: give it as --run_dir"
             )
+        name = run_directory.run_name(files, config.model.class_path, self.subcommand or "fit")
+        entered = going_on.enter(config, name) if self.subcommand == "fit" else None
         if config.weights:
             self._take_weights(config)
         if self.subcommand:
             config.weights_only = config.weights_only is not False  # Lightning's own default is to trust
             checkpoint = self._take_checkpoint(config)
         self._resolved = copy.deepcopy(config)  # to be run again: without this run's own directory
-        self._resolved.run_dir = None
-        name = run_directory.run_name(files, config.model.class_path, self.subcommand or "fit")
-        self.run_directory = run_directory.create(name, config.run_dir)
+        self._resolved.run_dir, self._resolved.resume = None, False
+        if entered is not None:
+            self._before = going_on.Before(entered, (checkpoint or {}).get("global_step", 0))
+            run_directory.tell(entered)
+        self.run_directory = entered or run_directory.create(name, config.run_dir)
         wandb_runs.prepare(config.trainer.get("logger"), self.run_directory, checkpoint, config.log_text)
 
     def _take_weights(self, config: Any) -> None:
@@ -149,7 +162,7 @@ class SequenceCLI(LightningCLI):
         if path in ("last", "best"):
             raise InputError(
                 f"ckpt_path is {path!r}, and every run has a directory of its own: give the path, such as "
-                "runs/quickstart-1/checkpoints/last.ckpt"
+                "runs/quickstart-1/checkpoints/last.ckpt, or --resume true and the run's --run_dir"
             )
         if path and is_distributed(path) and not strategies.spreads(config.trainer.get("strategy")):
             raise InputError(
@@ -195,6 +208,7 @@ class SequenceCLI(LightningCLI):
                 **kwargs,
             )
             strategies.share_out(trainer)
+            write_whole_files(trainer)
             return trainer
         except (TypeError, ValueError) as error:  # what Lightning says of values that cannot be
             raise InputError(f"trainer: {usage.first_line(error).rstrip('.')}") from error
@@ -203,9 +217,13 @@ class SequenceCLI(LightningCLI):
     def _save_config(self) -> None:
         assert self.run_directory is not None
         for logger in self.trainer.loggers:
-            if isinstance(logger, CSVLogger):
+            if isinstance(logger, CSVLogger) and self._before:
+                self._before.log_on(logger)
+            elif isinstance(logger, CSVLogger):
                 logger.experiment  # noqa: B018  (made now: it warns of a directory that holds files)
         path = self.run_directory / "config.yaml"
+        if self._before:
+            self._before.keep(path)
         self._parser(self.subcommand).save(self._resolved, path, overwrite=True, multifile=False)
 
     def after_fit(self) -> None:
@@ -238,5 +256,5 @@ class SequenceCLI(LightningCLI):
         """A run that failed before its first batch leaves nothing behind; files of others stay."""
         callbacks = self.trainer.callbacks if hasattr(self, "trainer") else []  # type: ignore[attr-defined]
         begun = any(isinstance(each, LastCheckpoint) and each.begun for each in callbacks)
-        if self.run_directory is not None and not begun:
+        if self.run_directory is not None and not begun and self._before is None:
             run_directory.remove_what_is_ours(self.run_directory)

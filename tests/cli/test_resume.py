@@ -1,5 +1,6 @@
 """A training that stopped goes on as if it had not: the weights are those of one that ran through."""
 
+import csv
 import os
 import signal
 import subprocess
@@ -225,3 +226,51 @@ def test_nothing_left_to_train_is_an_error(command, here):
     assert status == 1
     assert "is at step 2 and trainer.max_steps is 2: nothing is left to train" in said
     assert not (here / "runs").exists()
+
+
+def test_resume_enters_the_run_that_is_there_and_begins_the_one_that_is_not(command, here):
+    line = ["fit", *LSTM, *TINY, "--run_dir=run", "--resume=true", "--trainer.log_every_n_steps=1"]
+    status, said = command(*line)
+    assert status == 0, said
+    assert "goes on from" not in said
+    status, said = command(*line, "--trainer.max_steps=4")
+    assert status == 0, said
+    assert "resume: run goes on from last.ckpt" in said
+    assert torch.load(here / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
+    with (here / "run/metrics.csv").open() as file:
+        steps = [row["step"] for row in csv.DictReader(file) if row["train_loss"]]
+    assert steps == ["0", "1", "2", "3"]
+    configs = [
+        yaml.safe_load((here / f"run/{name}.yaml").read_text()) for name in ("config.before", "config")
+    ]
+    assert [each["trainer"]["max_steps"] for each in configs] == [2, 4]
+    assert [each["resume"] for each in configs] == [False, False]  # to be run again as new trainings
+    status, said = command(*line, "--trainer.max_steps=4")
+    assert status == 1
+    assert "is at step 4 and trainer.max_steps is 4" in said
+    assert (here / "run/config.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--resume=true"], "give --run_dir, and no --ckpt_path FILE"),
+        (["--resume=true", "--run_dir=run", "--ckpt_path=a.ckpt"], "give --run_dir, and no --ckpt_path FILE"),
+        (["--run_dir=run", "--ckpt_path=last"], "ckpt_path is 'last', and there is no run in run"),
+    ],
+)
+def test_a_run_to_resume_has_to_be_named(words, said, command, here):
+    status, found = command("fit", *LSTM, *TINY, *words)
+    assert status == 1
+    assert said in found
+    assert not (here / "run").exists()
+
+
+def test_a_run_without_a_whole_checkpoint_is_left_alone(command, here):
+    folder = here / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "last.ckpt").write_bytes(b"nothing")
+    status, said = command("fit", *LSTM, *TINY, "--run_dir=run", "--resume=true")
+    assert status == 1
+    assert "no checkpoint in run/checkpoints is whole (last.ckpt)" in said
+    assert (folder / "last.ckpt").read_bytes() == b"nothing"
