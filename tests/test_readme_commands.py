@@ -15,8 +15,9 @@ from tests.wandb_file import environment
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 QUICK = (
     "--trainer.max_steps 3 --trainer.val_check_interval 3 --trainer.limit_val_batches 2 "
-    "--trainer.enable_progress_bar false --trainer.accelerator cpu --trainer.devices 1"
+    "--trainer.enable_progress_bar false --trainer.accelerator cpu"
 )
+ALONE = "--trainer.devices 1"
 # the Hub cannot be reached by tests, and results take the whole training: these have tests of their own
 ELSEWHERE = ("roneneldan/TinyStories", "lightning-seq reproduce", "lightning-seq doctor --config gpt2_124m")
 WHOLE = ("GradientIncidentRecorder",)  # an incident comes when it comes
@@ -34,7 +35,7 @@ def sections():
 def quickstart(tmp_path_factory):
     """What the README's first command leaves."""
     folder = tmp_path_factory.mktemp("quickstart")
-    run(f"lightning-seq fit --config quickstart {QUICK}", folder)
+    run(f"lightning-seq fit --config quickstart {QUICK} {ALONE}", folder)
     return folder / "runs" / "quickstart-1"
 
 
@@ -71,5 +72,6 @@ def test_the_commands_of_a_section_run_one_after_the_other(lines, quickstart, tm
                 (tmp_path / "runs" / "quickstart-2").mkdir()
             continue
         quick = " fit " in line and not any(word in line for word in WHOLE)
-        said = run(f"{line} {QUICK}" if quick else line, tmp_path)
+        alone = "" if "--trainer.devices" in line else ALONE
+        said = run(f"{line} {QUICK} {alone}" if quick else line, tmp_path)
         assert said or " prepare " in line

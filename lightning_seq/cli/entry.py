@@ -131,6 +131,7 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message="torch.distributed.nn.functional.all_gather is deprecated")
     warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback with a model that")
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # resumed
     warnings.filterwarnings("ignore", message="The dirpath has changed")  # each run has its own
     warnings.filterwarnings("ignore", message="The number of training batches")  # a short text, no mistake
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
