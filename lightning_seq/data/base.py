@@ -221,6 +221,11 @@ class SequenceDataModule(ResumableDataModule):
             return DocumentLanePlan(**common, documents=store.documents)
         return ContiguousPlan(**common)
 
+    @property
+    def deals_out_rows(self) -> bool:
+        """All plans are of the rows of a step over all ranks; a budget of tokens is each rank's own."""
+        return self.tokens_per_batch is None
+
     def identity(self) -> dict[str, Plain]:
         """Returns the text and its tokens by their hashes, and how they are laid out."""
         return {

@@ -176,6 +176,11 @@ class HuggingFaceTextDataModule(SequenceDataModule):
             f"{split!r} or more documents, or leave {option} out"
         )
 
+    @property
+    def deals_out_rows(self) -> bool:
+        """The ranks of a stream read apart."""
+        return super().deals_out_rows and not self.streaming
+
     def identity(self) -> dict[str, Plain]:
         """Returns what the training batches depend on, for a stream also how it is read."""
         identity: dict[str, Plain] = {**super().identity(), "streaming": self.streaming}

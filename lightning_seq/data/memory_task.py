@@ -131,6 +131,11 @@ class MemoryTask(ResumableDataModule):
             "targets": torch.from_numpy(np.ascontiguousarray(targets[:, 1:])),
         }
 
+    @property
+    def deals_out_rows(self) -> bool:
+        """A sample is a function of its number, whoever gets it."""
+        return True
+
     def identity(self) -> dict[str, Plain]:
         """Returns the task's sizes and those of the batches."""
         arguments = {name: getattr(self, name, value) for name, value in self.hparams.items()}

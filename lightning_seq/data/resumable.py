@@ -128,6 +128,22 @@ class ResumableDataModule(LightningDataModule, ABC):
     def _pin_memory(self) -> bool:
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
+    @property
+    def deals_out_rows(self) -> bool:
+        """Whether all ranks together get the same rows, however many they are, if batch_size makes up for it.
+
+        Rows are then dealt out by rank, the first batch_size of them to the first rank: what is carried from
+        batch to batch follows them. A subclass whose ranks read apart says False.
+        """
+        return False
+
+    def _say_dealt_anew(self, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+        rank_zero_info(
+            f"resume: {_rows_of(before)} rows (processes x batch_size) are now {_rows_of(now)}: the same "
+            "batches, dealt out anew; dropout is drawn anew, and consumed_hash begins anew"
+        )
+        return []
+
     def state_dict(self) -> dict[str, Any]:
         """Returns where training stands on every rank, for a checkpoint; with several, all must ask."""
         if self._training is None:
@@ -150,6 +166,9 @@ class ResumableDataModule(LightningDataModule, ABC):
         if self._resume:
             before, now = self._resume.get("identity", {}), self._identity()
             changes = [name for name in before if name in now and before[name] != now[name]]
+            dealt = changes and self.deals_out_rows and set(changes) <= {"batch_size", "world_size"}
+            if dealt and _rows_in(before) == _rows_in(now):
+                changes = self._say_dealt_anew(before, now)
             what = ", ".join(f"{name} was {before[name]!r} and is {now[name]!r}" for name in changes)
         else:
             elsewhere = self._under_way and self.trainer is not None and self.trainer.ckpt_path
@@ -161,6 +180,14 @@ class ResumableDataModule(LightningDataModule, ABC):
             )
         if what:
             rank_zero_info(f"resume: {what}, so the batches are not the ones that an unbroken run would see")
+
+
+def _rows_in(identity: dict[str, Any]) -> int:
+    return int(identity["batch_size"] * identity["world_size"])
+
+
+def _rows_of(identity: dict[str, Any]) -> str:
+    return f"{identity['world_size']} x {identity['batch_size']}"
 
 
 def _of_data_ranks(rank: int, world_size: int, mine: Any) -> list[Any]:
