@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from lightning_seq.callbacks import LastCheckpoint, ProgressBar, WandbRun
+from lightning_seq.cli.enduring_loggers import enduring
 from lightning_seq.models import LanguageModel
 
 
@@ -49,9 +50,9 @@ def loggers(trainer: Any, run_directory: Path) -> list[Logger] | bool:
     if chosen is False:
         return False
     found = as_list(chosen)
-    if _has(found, CSVLogger):
-        return found
-    return [CSVLogger(str(run_directory), name="", version=""), *found]
+    if not _has(found, CSVLogger):
+        found = [CSVLogger(str(run_directory), name="", version=""), *found]
+    return [enduring(each) for each in found]
 
 
 def as_list(value: Any) -> list[Any]:

@@ -35,10 +35,10 @@ def spread(network: nn.Module, data: DeviceMesh, tensor: DeviceMesh, device: tor
     Raises:
         InputError: ``tensor`` has several ranks, and the network has no plan.
     """
-    whole: dict[str, Any] = {}
+    values: dict[str, Any] = {}
+    buffers: dict[str, Tensor] = {}
     if dist.get_rank() == 0:
-        whole = network.state_dict()
-        buffers = dict(network.named_buffers())
+        values, buffers = network.state_dict(), dict(network.named_buffers())
     shared = _shared_parameters(network)
     network.to("meta")
     _share(shared)
@@ -52,9 +52,10 @@ def spread(network: nn.Module, data: DeviceMesh, tensor: DeviceMesh, device: tor
     network.to_empty(device=device)
     _share(shared)
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
-    set_model_state_dict(network, whole, options=options)
+    set_model_state_dict(network, values, options=options)
     for name, buffer in network.named_buffers():  # of those that no state dict has, too
-        buffer.copy_(buffers[name]) if dist.get_rank() == 0 else None
+        if name in buffers:
+            buffer.copy_(buffers[name])
         dist.broadcast(buffer, 0)
 
 

@@ -258,3 +258,30 @@ def test_out_of_memory_is_one_line_with_what_a_step_needs(place, ledger):
     assert "weights " in error
     assert "data.batch_size" in error
     survived()
+
+
+LOGGERS = """
+from lightning.pytorch.loggers import CSVLogger
+
+
+class Failing(CSVLogger):
+    def __init__(self):
+        super().__init__("failing", name="", version="")
+
+    def log_metrics(self, metrics, step=None):
+        if step and step > 6:
+            raise ConnectionError("the server is gone")
+        super().log_metrics(metrics, step)
+"""
+
+
+@pytest.mark.slow
+def test_a_logger_that_fails_ends_no_training(place, undisturbed, ledger):
+    survived = ledger("a logger fails")
+    (place / "loggers.py").write_text(LOGGERS)
+    status, said = fit(place, "--trainer.logger=loggers.Failing", "--run_dir=unlogged")
+    assert status == 0, said
+    assert said.count("Failing failed in log_metrics (ConnectionError: the server is gone)") == 1
+    content = torch.load(place / "unlogged/checkpoints/last.ckpt", weights_only=True)
+    assert all(torch.equal(weight, undisturbed[0][name]) for name, weight in content["state_dict"].items())
+    survived()

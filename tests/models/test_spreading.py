@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import nn
 from torch.distributed.tensor import DTensor
 
 from lightning_seq import checkpoints
@@ -16,6 +17,7 @@ from lightning_seq.distributed_checkpoints import consolidate
 from lightning_seq.errors import InputError
 from lightning_seq.models import (
     GRULanguageModel,
+    LanguageModel,
     LSTMLanguageModel,
     MinGRULanguageModel,
     MinLSTMLanguageModel,
@@ -29,6 +31,29 @@ from tests.ranks import run_ranks
 FSDP, TENSOR, BOTH = (2, 1), (1, 2), (2, 2)
 SGD = {"optimizer": "sgd", "learning_rate": 0.1}  # AdamW blows up what is nought but for rounding
 WIDE = {"embedding_dim": 32, "num_heads": 4}
+
+
+class ScaledNetwork(nn.Module):
+    """With a buffer that no checkpoint has: rank 0's is everybody's."""
+
+    def __init__(self, vocab_size):
+        super().__init__()
+        self.embedding, self.out = nn.Embedding(vocab_size, 8), nn.Linear(8, vocab_size)
+        self.register_buffer("scale", torch.rand(8), persistent=False)
+
+    def forward(self, tokens, state=None, targets=None):
+        return self.out(self.embedding(tokens) * self.scale), None
+
+
+class Scaled(LanguageModel):
+    """A user's own model, which says nothing of how it is spread."""
+
+    def __init__(self, vocab_size):
+        super().__init__(ScaledNetwork(vocab_size), **SGD)
+        self.save_hyperparameters()
+
+
+SMALL = {**SMALL, Scaled: {}}
 
 
 class Shared(pl.LightningDataModule):
@@ -64,21 +89,23 @@ def fit(cls, options, mesh, batches, settings=None, steps=6, resume=None, save=N
     warnings.simplefilter("ignore")  # in a process of its own
     data_ranks, layer_ranks = mesh
     ranks = data_ranks * layer_ranks
-    strategy = "auto"
-    if ranks > 1:
-        strategy = ModelParallelStrategy(
+    settings = {"strategy": "auto", "gradient_clip_val": 0.5, **(settings or {})}
+    spread = ranks > 1 and settings["strategy"] == "auto"
+    if spread:
+        settings["strategy"] = ModelParallelStrategy(
             data_ranks, layer_ranks, save_distributed_checkpoint=whole_file is False
         )
     run = trainer(
         devices=ranks,
-        strategy=strategy,
         max_steps=steps,
         check_val_every_n_epoch=None,
         val_check_interval=3,
-        **{"gradient_clip_val": 0.5, **(settings or {})},
+        **settings,
     )
     torch.manual_seed(run.global_rank)
-    with torch.device("meta" if run.global_rank else "cpu"):  # what other ranks begin with is nobody's matter
+    with torch.device(
+        "meta" if spread and run.global_rank else "cpu"
+    ):  # what other ranks begin with is nobody's matter
         model = cls(VOCAB, **{**SMALL[cls], **options})
     kinds = Kinds()
     run.callbacks.append(kinds)
@@ -111,17 +138,26 @@ def same_on_every_mesh(cls, options, meshes, batches, tolerance=1e-6, settings=N
             compare(alone, found, tolerance)
 
 
-@pytest.mark.parametrize(
-    ("cls", "options"),
-    [
-        (RNNLanguageModel, {}),
-        (GRULanguageModel, {"tie_weights": True}),
-        (LSTMLanguageModel, {"num_layers": 2, "layer_norm": True, "last_hidden_size": 6}),
-        (MinGRULanguageModel, {}),
-        (MinLSTMLanguageModel, {"tie_weights": True}),
-        (TransformerLanguageModel, {}),
-    ],
-)
+EVERY_FAMILY = [
+    (RNNLanguageModel, {}),
+    (GRULanguageModel, {"tie_weights": True}),
+    (LSTMLanguageModel, {"num_layers": 2, "layer_norm": True, "last_hidden_size": 6}),
+    (MinGRULanguageModel, {}),
+    (MinLSTMLanguageModel, {"tie_weights": True}),
+    (TransformerLanguageModel, {}),
+]
+
+
+@pytest.mark.parametrize(("cls", "options"), EVERY_FAMILY)
+def test_ddp_trains_every_family_over_text_that_goes_on(cls, options):
+    batches = lanes().batches
+    (alone,) = run_ranks(fit, cls, options, (1, 1), batches, world=1)
+    for found in run_ranks(fit, cls, options, (2, 1), batches, {"strategy": "ddp"}):
+        assert found["spread"] == 0
+        compare(alone, found)
+
+
+@pytest.mark.parametrize(("cls", "options"), EVERY_FAMILY)
 def test_fsdp2_trains_every_family_over_text_that_goes_on(cls, options):
     same_on_every_mesh(cls, options, [FSDP], lanes().batches)
 
@@ -157,6 +193,12 @@ def test_rows_of_different_lengths_weigh_the_same(mesh):
 def test_penalties_are_those_of_one_process(mesh):
     options = {"label_smoothing": 0.1, "z_loss": 1e-2, **SGD}
     same_on_every_mesh(TransformerLanguageModel, options, [mesh], lanes(continues=False).batches)
+
+
+def test_an_adaptive_softmax_and_buffers_of_ones_own():
+    options = {"adaptive_cutoffs": [4, 8], "tie_weights": False, **SGD}
+    same_on_every_mesh(TransformerLanguageModel, options, [FSDP], lanes(continues=False).batches)
+    same_on_every_mesh(Scaled, {}, [FSDP], lanes(continues=False).batches)
 
 
 def test_muon_on_whole_matrices():
