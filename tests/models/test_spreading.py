@@ -105,7 +105,7 @@ def fit(cls, options, mesh, batches, settings=None, steps=6, resume=None, save=N
     torch.manual_seed(run.global_rank)
     with torch.device(
         "meta" if spread and run.global_rank else "cpu"
-    ):  # what other ranks begin with is nobody's matter
+    ):  # what others begin with
         model = cls(VOCAB, **{**SMALL[cls], **options})
     kinds = Kinds()
     run.callbacks.append(kinds)
