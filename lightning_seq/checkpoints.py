@@ -98,20 +98,42 @@ def load(path: str | Path, trust: bool = False) -> Any:
         ) from error
 
 
-def _import_class(path: str, trust: bool) -> Any:
-    module, _, name = path.rpartition(".")
+def check_trusted(path: str, trust: bool, source: str) -> None:
+    """Refuses a class outside this package that a file names, unless its author is trusted.
+
+    Args:
+        path: ``module.Name``; one that your program has imported already needs no trust.
+        trust: Whether to import any.
+        source: What names it, for the error.
+
+    Raises:
+        InputError: It is not trusted.
+    """
+    module = path.rpartition(".")[0]
+    if not (trust or not module or module in sys.modules or module.split(".")[0] == __package__):
+        raise InputError(
+            f"{source} {path}, which is not part of lightning_seq: import that class before, or say "
+            "trust=True (--trust) if you trust its author"
+        )
+
+
+def _import_class(path: Any, trust: bool) -> Any:
+    if not isinstance(path, str) or not path.rpartition(".")[0]:
+        raise InputError(f"the checkpoint names {path!r} as its class: expected module.Name")
+    name = path.rpartition(".")[2]
     own = getattr(sys.modules["__main__"], name, None)
     if isinstance(own, type) and class_path(own) == path:
         return own  # of the script that is running: importing it would run it again
-    if not (trust or module in sys.modules or module.split(".")[0] == __package__):
-        raise InputError(
-            f"the checkpoint was written by {path}, which is not part of lightning_seq: import that class "
-            "before, or say trust=True (--trust) if you trust the checkpoint's author"
-        )
+    check_trusted(path, trust, "the checkpoint was written by")
     try:
-        return pkgutil.resolve_name(path)
+        cls = pkgutil.resolve_name(path)
     except (ImportError, AttributeError) as error:
         raise InputError(
             f"the checkpoint was written by {path}, which cannot be imported ({error}): "
             "run where that module can be found"
         ) from error
+    if not (isinstance(cls, type) and issubclass(cls, LightningModule)):
+        raise InputError(
+            f"the checkpoint was written by {path}, which is no LightningModule: take another one"
+        )
+    return cls

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from lightning_seq.cli.run_directory import run_name
 from tests.cli.conftest import LSTM, TINY
@@ -126,3 +127,27 @@ def test_a_model_from_elsewhere_is_named_before_it_is_imported(command, here):
     assert status == 1
     assert "own.ckpt holds a elsewhere.Model" in said
     assert not (here / "exploded").exists()
+
+
+def test_so_is_a_class_in_the_configuration_beside_a_checkpoint(command, here, trained):
+    (here / "evil.py").write_text("from pathlib import Path\nPath('exploded').touch()\nclass Data: pass\n")
+    config = trained.parent.parent / "config.yaml"
+    content = yaml.safe_load(config.read_text())
+    content["data"] = {"class_path": "evil.Data", "init_args": {}}
+    config.write_text(yaml.safe_dump(content))
+    for words in (["attention", "--checkpoint", trained], ["time-gradient", trained]):
+        status, said = command(*words)
+        assert status == 1
+        assert "names evil.Data, which is not part of lightning_seq" in said
+        assert not (here / "exploded").exists()
+
+
+@pytest.mark.parametrize("path", ["subprocess.Popen", "os.system", "json", 3, None, "torch.nn.Linear"])
+def test_a_checkpoint_names_a_model_and_nothing_else(path, command, here):
+    torch.save(
+        {"state_dict": {}, "lightning_seq": {"class_path": path, "tokenizer": None}}, here / "odd.ckpt"
+    )
+    status, said = command("generate", "--checkpoint=odd.ckpt", "--trust")
+    assert status == 1
+    assert said.startswith("error: ") or "\nerror: " in said
+    assert "Traceback" not in said

@@ -103,9 +103,7 @@ def fit(cls, options, mesh, batches, settings=None, steps=6, resume=None, save=N
         **settings,
     )
     torch.manual_seed(run.global_rank)
-    with torch.device(
-        "meta" if spread and run.global_rank else "cpu"
-    ):  # what others begin with
+    with torch.device("meta" if spread and run.global_rank else "cpu"):  # what others begin with
         model = cls(VOCAB, **{**SMALL[cls], **options})
     kinds = Kinds()
     run.callbacks.append(kinds)
@@ -309,6 +307,7 @@ def test_one_file_of_a_distributed_checkpoint_loads_anywhere(first, checkpoints_
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_what_is_no_whole_distributed_checkpoint_is_refused(checkpoints_of, tmp_path):
     with pytest.raises(InputError, match=r"nowhere is no distributed checkpoint: expected a directory"):
         consolidate(tmp_path / "nowhere", tmp_path / "one.ckpt")
@@ -322,11 +321,25 @@ def test_what_is_no_whole_distributed_checkpoint_is_refused(checkpoints_of, tmp_
     bomb = shutil.copytree(checkpoints_of / "fsdp.parts", tmp_path / "bomb")
     for name in (".metadata", "meta.pt"):
         before = (bomb / name).read_bytes()
-        (bomb / name).write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
-        with pytest.raises(InputError, match=r"bomb is no whole distributed checkpoint"):
-            consolidate(bomb, tmp_path / "one.ckpt")
+        for payload in (
+            pickle.dumps(Bomb(tmp_path / "exploded"), protocol=2),
+            reaching(tmp_path / "exploded"),
+        ):
+            (bomb / name).write_bytes(payload)
+            with pytest.raises(InputError, match=r"bomb is no whole distributed checkpoint"):
+                consolidate(bomb, tmp_path / "one.ckpt")
         (bomb / name).write_bytes(before)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["bomb", "cut", "there.ckpt"]
+
+
+def reaching(path):
+    """A pickle that names a function of another module inside one that it may name."""
+
+    def word(text):
+        return b"\x8c" + bytes([len(text)]) + text
+
+    module = word(b"torch.distributed.checkpoint.metadata")
+    return b"\x80\x04" + module + word(b"os.mkdir") + b"\x93" + word(str(path).encode()) + b"\x85R."
 
 
 class Bomb:
