@@ -180,6 +180,19 @@ class ResumableDataModule(LightningDataModule, ABC):
             )
         if what:
             rank_zero_info(f"resume: {what}, so the batches are not the ones that an unbroken run would see")
+            self._go_on_after_as_many_rows()
+
+    def _go_on_after_as_many_rows(self) -> None:
+        """Moves Lightning's count of batches to where as much of the epoch is consumed as it was."""
+        before, now = (self._resume or {}).get("identity", {}), self._identity()
+        trainer: Any = self.trainer
+        if trainer is None or not {"batch_size", "world_size"} <= before.keys() & now.keys():
+            return
+        progress, window = trainer.fit_loop.epoch_loop.batch_progress.current, trainer.accumulate_grad_batches
+        batches = progress.ready * _rows_in(before) // _rows_in(now) // window * window
+        shift = batches - progress.ready
+        for name in ("ready", "started", "processed", "completed"):
+            setattr(progress, name, max(0, getattr(progress, name) + shift))
 
 
 def _rows_in(identity: dict[str, Any]) -> int:

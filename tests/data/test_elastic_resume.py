@@ -93,3 +93,74 @@ def test_what_changes_is_said(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(rank_zero_only, "rank", 0, raising=False)
     fit("contiguous", 1, cache, resume=path)
     assert "2 x 2 rows (processes x batch_size) are now 1 x 4: the same batches" in caplog.text
+
+
+class Consumed(pl.Callback):
+    """Where in the text the rows of each batch began, by epoch."""
+
+    def __init__(self):
+        self.windows = {}
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        rows = self.windows.setdefault(trainer.current_epoch, [])
+        rows += [tuple(row) for row in batch["inputs"].tolist()]
+
+
+LONG = list(range(2, 1003))  # no two windows are alike
+
+
+class Numbers(SequenceDataModule):
+    """Words that are all different."""
+
+    def documents(self, split):
+        return [" ".join(map(str, LONG if split == "train" else LONG[:40]))]
+
+
+def consumed(batch_size, tmp_path, batching, resume=None, **limits):
+    data = Numbers(
+        batch_size=batch_size,
+        context_length=10,
+        batching=batching,
+        tokenizer="word",
+        cache_dir=str(tmp_path / "cache"),
+        strict_resume=False,
+    )
+    model = LSTMLanguageModel(data.vocab_size, embedding_dim=4, hidden_size=4, **SGD)
+    watcher = Consumed()
+    folder = tmp_path / f"{batching}-{batch_size}"
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        limit_val_batches=0,
+        logger=False,
+        callbacks=[watcher, LastCheckpoint(str(folder))],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **limits,
+    )
+    trainer.fit(model, data, ckpt_path=resume, weights_only=bool(resume) or None)
+    return watcher.windows, folder / "last.ckpt", len(data.train_dataloader())
+
+
+@pytest.mark.filterwarnings("ignore:.*")
+@pytest.mark.parametrize(("first", "then"), [(4, 2), (2, 4), (5, 3), (3, 5), (1, 8)])
+def test_with_other_rows_an_epoch_goes_on_where_as_much_is_consumed(first, then, tmp_path):
+    """Blocks: none of the epoch's windows is left out, and none but a step's is read twice."""
+    before, path, _ = consumed(first, tmp_path, "blocks", max_steps=20 // first)
+    after, _, batches = consumed(then, tmp_path, "blocks", resume=path)
+    whole, _, _ = consumed(then, tmp_path / "whole", "blocks")
+    seen = before[0] + after[0]
+    twice = len(seen) - len(set(seen))
+    assert twice < then + 1  # the step that was cut, and what the phase left out
+    assert set(whole[0]) <= set(seen)
+    assert after[1] == whole[1]  # the next epoch is whole, and the one that it would have been
+    assert len(after[1]) == batches * then
+
+
+@pytest.mark.filterwarnings("ignore:.*")
+def test_with_other_rows_lanes_go_on_after_the_same_share(tmp_path):
+    _, path, of_first = consumed(4, tmp_path, "contiguous", max_steps=15)
+    after, _, of_then = consumed(2, tmp_path, "contiguous", resume=path)
+    left = len(after[0]) // 2
+    assert left / of_then == pytest.approx(1 - 15 / of_first, abs=1 / of_then)
+    assert len(after[1]) == of_then * 2
