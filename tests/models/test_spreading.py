@@ -136,13 +136,14 @@ def same_on_every_mesh(cls, options, meshes, batches, tolerance=1e-6, settings=N
             compare(alone, found, tolerance)
 
 
+SLOW = pytest.mark.slow
 EVERY_FAMILY = [
-    (RNNLanguageModel, {}),
-    (GRULanguageModel, {"tie_weights": True}),
     (LSTMLanguageModel, {"num_layers": 2, "layer_norm": True, "last_hidden_size": 6}),
-    (MinGRULanguageModel, {}),
-    (MinLSTMLanguageModel, {"tie_weights": True}),
     (TransformerLanguageModel, {}),
+    pytest.param(RNNLanguageModel, {}, marks=SLOW),
+    pytest.param(GRULanguageModel, {"tie_weights": True}, marks=SLOW),
+    pytest.param(MinGRULanguageModel, {}, marks=SLOW),
+    pytest.param(MinLSTMLanguageModel, {"tie_weights": True}, marks=SLOW),
 ]
 
 
