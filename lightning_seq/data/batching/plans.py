@@ -152,10 +152,9 @@ class BlockPlan(Plan):
         starts = np.arange(needed) * length
         if self.training and self.shuffle:
             random = self.random(epoch)
-            # of the text alone: with other rows a step, an epoch that was stopped goes on in the same order
-            phase = int(random.integers(min(length, self.targets - length + 1)))
-            order = random.permutation((self.targets - phase) // length)
-            starts = phase + np.resize(order, needed) * length  # one is there twice if the phase took one
+            # of the text alone, where there is room: an epoch goes on in its order with other rows a step
+            phase = min(int(random.integers(length)), self.targets - needed * length)
+            starts = phase + random.permutation((self.targets - phase) // length)[:needed] * length
         mine = self.of_this_rank(np.minimum(starts, self.targets).reshape(len(self), self.rows))
 
         def rows(step: int) -> Rows:
