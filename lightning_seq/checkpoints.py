@@ -4,6 +4,7 @@ import pickle
 import pkgutil
 import sys
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,8 +18,25 @@ KEY = "lightning_seq"
 
 FORMAT = 1
 
+META = "meta.pt"
+"""Of a distributed checkpoint, a directory: the file of all but weights and optimizer states."""
+
 PARAMETERS = "parameters"
 """Of that entry, where many processes wrote the checkpoint: the names of parameters, by their place."""
+
+
+def is_distributed(path: str | Path) -> bool:
+    """Whether ``path`` is the directory of a distributed checkpoint, as ModelParallelStrategy writes it."""
+    return (Path(path) / META).is_file()
+
+
+def renumbered(state: dict[str, Any], numbers: Mapping[Any, int]) -> dict[str, Any]:
+    """Returns an optimizer's state that calls each parameter by ``numbers`` of what it called it."""
+    groups = state["param_groups"]
+    return {
+        "state": {numbers[key]: values for key, values in state.get("state", {}).items()},
+        "param_groups": [{**each, "params": [numbers[key] for key in each["params"]]} for each in groups],
+    }
 
 
 def describe(model: LightningModule, tokenizer: str | None) -> dict[str, Any]:
@@ -40,16 +58,18 @@ def read(path: str | Path) -> dict[str, Any]:
         InputError: There is no such file, it is cut short, or it is no checkpoint.
     """
     path = Path(path)
-    if path.is_dir() and (path / "meta.pt").exists():
+    if is_distributed(path):
         raise InputError(
             f"{path} is a distributed checkpoint, of many files: `lightning-seq consolidate {path}` makes one"
         )
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}: give the path of a .ckpt file")
     try:
-        if zipfile.is_zipfile(path) and (wrong := zipfile.ZipFile(path).testzip()):
-            raise ValueError(f"{wrong} was changed after it was written")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        if zipped := zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as content:
+                if wrong := content.testzip():
+                    raise ValueError(f"{wrong} was changed after it was written")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except (
         RuntimeError,
         EOFError,

@@ -10,16 +10,12 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from lightning_seq import checkpoints
+from lightning_seq.checkpoints import META, is_distributed
 from lightning_seq.errors import InputError
 
-_META, _INDEX = "meta.pt", ".metadata"
+_INDEX = ".metadata"
 _CLASSES = ("torch.distributed.checkpoint.metadata.", "torch.distributed.checkpoint.filesystem._StorageInfo")
 _OTHERS = ("torch.Size", "torch.serialization._get_layout", "pathlib.PosixPath", "pathlib._local.PosixPath")
-
-
-def is_distributed(path: str | Path) -> bool:
-    """Whether ``path`` is the directory of a distributed checkpoint, as ModelParallelStrategy writes it."""
-    return (Path(path) / _META).is_file()
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -35,7 +31,7 @@ def _read_meta(directory: Path) -> dict[str, Any]:
     try:
         with (directory / _INDEX).open("rb") as file:
             _PlainUnpickler(file).load()  # before torch does, which would import whatever it names
-        meta: dict[str, Any] = torch.load(directory / _META, map_location="cpu", weights_only=True)
+        meta: dict[str, Any] = torch.load(directory / META, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError) as error:
         raise InputError(
             f"{directory} is no whole distributed checkpoint ({type(error).__name__}): it may be cut short, "
@@ -59,7 +55,7 @@ def consolidate(directory: str | Path, path: str | Path) -> int:
     """
     directory, path = Path(directory), Path(path)
     if not is_distributed(directory):
-        raise InputError(f"{directory} is no distributed checkpoint: expected a directory with {_META} in it")
+        raise InputError(f"{directory} is no distributed checkpoint: expected a directory with {META} in it")
     if path.exists():
         raise InputError(f"{path} exists already: give another path, nothing is overwritten")
     checkpoint = _read_meta(directory)
@@ -75,24 +71,13 @@ def consolidate(directory: str | Path, path: str | Path) -> int:
         parts = torch.load(joined, map_location="cpu", weights_only=True, mmap=True)
         weights: dict[str, Any] = parts.pop("state_dict")
         names = checkpoint[checkpoints.KEY].pop(checkpoints.PARAMETERS)
-        states = [_numbered(parts[f"optimizer_{i}"], names) for i in range(len(parts))]
+        places = {name: place for place, name in enumerate(names)}
+        states = [checkpoints.renumbered(parts[f"optimizer_{i}"], places) for i in range(len(parts))]
         checkpoint |= {"state_dict": weights, "optimizer_states": states}
         whole = Path(scratch) / path.name
         torch.save(checkpoint, whole)
         whole.replace(path)
     return len(weights)
-
-
-def _numbered(state: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    """Names parameters by their place in the model, as checkpoints of one file do."""
-    places = {name: place for place, name in enumerate(names)}
-    groups = [
-        {**group, "params": [places[name] for name in group["params"]]} for group in state["param_groups"]
-    ]
-    return {
-        "state": {places[name]: values for name, values in state.get("state", {}).items()},
-        "param_groups": groups,
-    }
 
 
 class _PlainUnpickler(pickle.Unpickler):

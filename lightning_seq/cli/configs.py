@@ -1,7 +1,9 @@
 """--config on the command line: recipes' names become paths, and files come before explicit options."""
 
 from argparse import ArgumentError
+from collections.abc import Iterator, ValuesView
 from pathlib import Path
+from typing import Any
 
 from lightning_seq import recipes
 from lightning_seq.errors import InputError
@@ -27,6 +29,17 @@ def configs_first(words: list[str]) -> list[str]:
             others.append(word)
     subcommand = others[:1] if others and not others[0].startswith("-") else []
     return [*subcommand, *configs, *others[len(subcommand) :]]
+
+
+def classes_in(section: Any) -> Iterator[str]:
+    """Yields the classes that a section names, at any depth, and itself if it is but a name."""
+    path = section.get("class_path") if isinstance(section, dict) else section
+    if isinstance(path, str):
+        yield path
+    members = section.values() if isinstance(section, dict) else section
+    if isinstance(members, list | tuple | ValuesView):
+        for each in members:
+            yield from () if isinstance(each, str) else classes_in(each)
 
 
 def _readable(path: Path) -> str:

@@ -16,7 +16,6 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from lightning_seq.cli import out_of_memory, usage
-from lightning_seq.cli.out_of_memory import is_out_of_memory
 from lightning_seq.cli.sequence_cli import SequenceCLI
 from lightning_seq.errors import InputError, did_you_mean
 
@@ -35,7 +34,9 @@ def run(argv: list[str]) -> None:
         raise KeyboardInterrupt if isinstance(stop.__context__, KeyboardInterrupt) else stop from None
     except Exception as error:
         _leave_progress_bars()
-        explained = out_of_memory.explained(argv[1:]) if is_out_of_memory(error) else _explained(error)
+        explained = (
+            out_of_memory.explained(argv[1:]) if out_of_memory.is_out_of_memory(error) else _explained(error)
+        )
         if explained is error:
             raise
         raise explained from error

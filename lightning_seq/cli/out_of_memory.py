@@ -4,8 +4,6 @@ from contextlib import suppress
 
 import torch
 
-from lightning_seq.cli.doctor.examination import examine
-from lightning_seq.cli.doctor.report import size
 from lightning_seq.errors import InputError
 
 _MENDING = (
@@ -26,6 +24,9 @@ def explained(words: list[str]) -> InputError:
     Args:
         words: The options of ``fit``.
     """
+    from lightning_seq.cli.doctor.examination import examine  # which no other training has to wait for
+    from lightning_seq.cli.doctor.report import size
+
     needs = ""
     with suppress(Exception):  # what doctor cannot find out is no reason to hide this
         sections, _ = examine(words)

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 import lightning_seq.data  # noqa: F401  (classes that are known by name without their path)
 from lightning_seq.callbacks.last_checkpoint import LastCheckpoint
+from lightning_seq.checkpoints import is_distributed
 from lightning_seq.cli import (
     going_on,
     overrides,
@@ -26,7 +27,6 @@ from lightning_seq.cli import (
 )
 from lightning_seq.cli.checkpoint_files import write_whole_files
 from lightning_seq.cli.configs import configs_first
-from lightning_seq.distributed_checkpoints import is_distributed
 from lightning_seq.errors import InputError
 from lightning_seq.models import LanguageModel
 

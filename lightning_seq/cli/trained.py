@@ -1,10 +1,10 @@
 """A checkpoint's model, and the data of its run where that lies beside it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lightning_seq import checkpoints, recipes
+from lightning_seq.cli.configs import classes_in
 from lightning_seq.cli.data_only import build_data
 
 
@@ -42,23 +42,9 @@ def model_and_data(checkpoint: str, trust: bool, command: str, with_data: bool =
     config = next((each for each in configs if each.is_file()), None)
     if not with_data or config is None:
         return model, None
-    for path in _classes_in(recipes.content(config).get("data")):
+    for path in classes_in(recipes.content(config).get("data")):
         checkpoints.check_trusted(path, trust, f"{config} names")
     data = build_data(["--config", str(config)], command)
     if (tokenizer := getattr(model, "tokenizer", None)) is not None and hasattr(data, "adopt_tokenizer"):
         data.adopt_tokenizer(tokenizer.to_str())
     return model, data
-
-
-def _classes_in(section: Any) -> Iterator[str]:
-    """Yields the classes that a section names, at any depth."""
-    if isinstance(section, str):
-        yield section
-    elif isinstance(section, dict):
-        if isinstance(section.get("class_path"), str):
-            yield section["class_path"]
-        for value in section.values():
-            yield from _classes_in(value) if isinstance(value, dict | list) else ()
-    elif isinstance(section, list):
-        for value in section:
-            yield from _classes_in(value) if isinstance(value, dict | list) else ()

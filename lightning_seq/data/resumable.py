@@ -137,13 +137,6 @@ class ResumableDataModule(LightningDataModule, ABC):
         """
         return False
 
-    def _say_dealt_anew(self, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-        rank_zero_info(
-            f"resume: {_rows_of(before)} rows (processes x batch_size) are now {_rows_of(now)}: the same "
-            "batches, dealt out anew; dropout is drawn anew, and consumed_hash begins anew"
-        )
-        return []
-
     def state_dict(self) -> dict[str, Any]:
         """Returns where training stands on every rank, for a checkpoint; with several, all must ask."""
         if self._training is None:
@@ -168,7 +161,11 @@ class ResumableDataModule(LightningDataModule, ABC):
             changes = [name for name in before if name in now and before[name] != now[name]]
             dealt = changes and self.deals_out_rows and set(changes) <= {"batch_size", "world_size"}
             if dealt and _rows_in(before) == _rows_in(now):
-                changes = self._say_dealt_anew(before, now)
+                changes = []
+                rank_zero_info(
+                    f"resume: {_rows_of(before)} rows (processes x batch_size) are now {_rows_of(now)}: the "
+                    "same batches, dealt out anew; dropout is drawn anew, and consumed_hash begins anew"
+                )
             what = ", ".join(f"{name} was {before[name]!r} and is {now[name]!r}" for name in changes)
         else:
             elsewhere = self._under_way and self.trainer is not None and self.trainer.ckpt_path
@@ -187,6 +184,8 @@ class ResumableDataModule(LightningDataModule, ABC):
         before, now = (self._resume or {}).get("identity", {}), self._identity()
         trainer: Any = self.trainer
         if trainer is None or not {"batch_size", "world_size"} <= before.keys() & now.keys():
+            return
+        if _rows_in(before) == _rows_in(now):
             return
         progress, window = trainer.fit_loop.epoch_loop.batch_progress.current, trainer.accumulate_grad_batches
         batches = progress.ready * _rows_in(before) // _rows_in(now) // window * window

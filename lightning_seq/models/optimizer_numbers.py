@@ -19,10 +19,8 @@ def number_by_place(checkpoint: dict[str, Any], entry: dict[str, Any], module: L
         entry[checkpoints.PARAMETERS] = [name for name, _ in module.named_parameters()]
         return
     places = {parameter: place for place, parameter in enumerate(module.parameters())}
-    for saved, optimizer in zip(checkpoint.get("optimizer_states", ()), trainer.optimizers, strict=False):
+    states = checkpoint.get("optimizer_states", [])  # none where only weights are saved
+    for i, (saved, optimizer) in enumerate(zip(states, trainer.optimizers, strict=False)):
         groups = zip(saved["param_groups"], optimizer.param_groups, strict=True)
         pairs = [pair for group, ours in groups for pair in zip(group["params"], ours["params"], strict=True)]
-        numbers = {number: places[parameter] for number, parameter in pairs}
-        saved["state"] = {numbers[number]: state for number, state in saved["state"].items()}
-        for group in saved["param_groups"]:
-            group["params"] = [numbers[number] for number in group["params"]]
+        states[i] = checkpoints.renumbered(saved, {number: places[p] for number, p in pairs})

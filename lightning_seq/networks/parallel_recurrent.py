@@ -16,6 +16,7 @@ from lightning_seq.networks.base import Network, check_dropout, check_sizes
 from lightning_seq.networks.feedforward import SwiGLU
 from lightning_seq.networks.heads import LinearHead
 from lightning_seq.networks.parallel_scan import linear_recurrence
+from lightning_seq.networks.spreading import plain_zeros
 
 Gates = Callable[[tuple[Tensor, ...]], tuple[Tensor, Tensor]]
 
@@ -132,10 +133,7 @@ class ParallelRecurrentNetwork(Network):
 
     def initial_state(self, batch_size: int, length: int | None = None) -> Tensor:
         """Returns zeros: a recurrent state has one size, whatever the ``length`` of the past."""
-        weight, shape = self.embedding.weight, (batch_size, len(self.blocks), self.hidden_size)
-        return torch.zeros(
-            shape, dtype=weight.dtype, device=weight.device
-        )  # plain, where the weight is spread
+        return plain_zeros(self.embedding.weight, batch_size, len(self.blocks), self.hidden_size)
 
     def forward(
         self, tokens: Tensor, state: Tensor | None = None, targets: Tensor | None = None

@@ -14,6 +14,7 @@ from lightning_seq.networks.base import Network, check_choice, check_dropout, ch
 from lightning_seq.networks.heads import build_head
 from lightning_seq.networks.recurrent_layers import run_layer, states_of
 from lightning_seq.networks.regularization import VariationalDropout, activation_penalty, embed
+from lightning_seq.networks.spreading import plain_zeros
 
 Nonlinearity = Literal["tanh", "relu"]
 RecurrentInit = Literal["uniform", "orthogonal", "identity"]
@@ -149,7 +150,7 @@ class RecurrentNetwork(Network):
         """
         weight = self.embedding.weight
         return [
-            torch.zeros(layer.num_layers * layer.hidden_size, dtype=weight.dtype, device=weight.device)
+            plain_zeros(weight, layer.num_layers * layer.hidden_size)
             for layer in self._torch_layers()
             for _ in range(states_of(layer))
         ]

@@ -83,6 +83,11 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def plain_zeros(weight: Tensor, *shape: int) -> Tensor:
+    """Returns zeros like ``weight`` in type and place, and plain where that is spread over ranks."""
+    return torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+
+
 def tensor_parallel_plan(network: nn.Module, ranks: int) -> Any:
     """Returns the network's plan for ``ranks`` that share each layer, and prepares it for that.
 

@@ -56,9 +56,8 @@ _STYLES: dict[str, Callable[[], ParallelStyle]] = {
     "up": ColwiseParallel,
     "down": RowwiseParallel,
     "norm": Replicated,
-    "linear": lambda: ColwiseParallel(
-        output_layouts=Shard(-1), use_local_output=False
-    ),  # of the head, by words
+    # of the head, by words
+    "linear": lambda: ColwiseParallel(output_layouts=Shard(-1), use_local_output=False),
 }
 
 

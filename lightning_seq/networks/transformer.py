@@ -14,6 +14,7 @@ from lightning_seq.networks.base import Network, check_choice, check_dropout, ch
 from lightning_seq.networks.feedforward import Activation, build_feedforward
 from lightning_seq.networks.heads import LinearHead, build_head
 from lightning_seq.networks.positions import Rotation, rotary_angles, sinusoids
+from lightning_seq.networks.spreading import plain_zeros
 from lightning_seq.networks.tensor_parallel import plan_by_name
 
 Positions = Literal["rotary", "learned", "sinusoidal", "none"]
@@ -222,10 +223,7 @@ class Transformer(Network):
             return None
         weight, layers = self.embedding.weight, len(self.blocks)
         attention: Any = self.blocks[0].attention
-        shape = (batch_size, attention.num_key_value_heads, slots, self.head_dim)
-        empty = torch.zeros(
-            shape, dtype=weight.dtype, device=weight.device
-        )  # plain, where the weight is spread
+        empty = plain_zeros(weight, batch_size, attention.num_key_value_heads, slots, self.head_dim)
         return KeyValueCache(
             keys=[empty] * layers,
             values=[empty] * layers,

@@ -5,9 +5,9 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from lightning_seq.errors import InputError, did_you_mean
+from lightning_seq.networks.spreading import is_spread
 from lightning_seq.optimization.averaged_sgd import NTASGD
 from lightning_seq.optimization.muon import MuonAdamW, muon_groups
 from lightning_seq.optimization.parameter_groups import decays, parameter_groups
@@ -46,7 +46,7 @@ def build_optimizer(
     groups = muon_groups(module, weight_decay) if name == "muon" else parameter_groups(module, weight_decay)
     if not groups:
         raise InputError(f"{type(module).__name__} has no parameter to train: unfreeze one")
-    spread = any(isinstance(p, DTensor) for p in module.parameters())
+    spread = is_spread(module)
     gates = any(group.get("blocks", 1) > 1 for group in groups)  # which muon moves one by one
     if spread and (name == "nt_asgd" or (name == "muon" and gates)):
         raise InputError(

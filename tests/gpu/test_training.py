@@ -13,11 +13,8 @@ from lightning_seq.callbacks import (
     TimeGradientMonitor,
 )
 from lightning_seq.models import (
-    GRULanguageModel,
     LSTMLanguageModel,
     MinGRULanguageModel,
-    MinLSTMLanguageModel,
-    RNNLanguageModel,
     TransformerLanguageModel,
 )
 from tests.models.test_spreading import Shared, fit
@@ -29,14 +26,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
 ]
 ACCELERATOR = "gpu"
-FAMILIES = [
-    RNNLanguageModel,
-    GRULanguageModel,
-    LSTMLanguageModel,
-    MinGRULanguageModel,
-    MinLSTMLanguageModel,
-    TransformerLanguageModel,
-]
+FAMILIES = list(SMALL)
 WATCHERS = (GradientClippingMonitor, TimeGradientMonitor, RecurrentStateMonitor, AttentionLogger)
 
 

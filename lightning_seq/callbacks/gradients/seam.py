@@ -15,6 +15,8 @@ from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import Optimizer
 from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
 
+from lightning_seq.networks.spreading import whole
+
 _METHODS = ("_clip_gradients", "clip_gradients", "clip_grad_by_norm")
 _LIGHTNINGS_OWN = {getattr(kind, name) for kind in (Precision, MixedPrecision) for name in _METHODS}
 
@@ -164,7 +166,7 @@ class GradientSeam:
             self._originals["clip_grad_by_norm"](optimizer, clip_val)
             return
         clip_grads_with_norm_(measured.step.parameters, clip_val, measured.total)
-        coefficient = clip_val / (_whole(measured.total) + 1e-6)  # as clip_grads_with_norm_ computes it
+        coefficient = clip_val / (whole(measured.total) + 1e-6)  # as clip_grads_with_norm_ computes it
         measured.step.norm_clipped = measured.step.norm * coefficient.clamp(max=1.0)
 
     @torch.no_grad()
@@ -180,9 +182,7 @@ class GradientSeam:
             by_hand and not _unscaled(scaler, optimizer)
         )
         scale = None if scaler is None or not scaled else scaler._get_scale_async()
-        each, norm = (
-            _whole(x).float() if scale is None else _whole(x).float() / scale for x in (norms, total)
-        )
+        each, norm = (whole(x).float() if scale is None else whole(x).float() / scale for x in (norms, total))
         return _Measured(GradientStep(optimizer, parameters, each, norm, norm), total, scale)
 
 
@@ -212,7 +212,7 @@ def _norms(parameters: list[Parameter]) -> tuple[list[Parameter], Tensor]:
             of = [i for i, gradient in enumerate(each) if getattr(gradient, "device_mesh", None) == mesh]
             if of:
                 found = torch._foreach_norm([each[i] for i in of])
-                norms.extend(found if len(meshes) == 1 else map(_whole, found))
+                norms.extend(found if len(meshes) == 1 else map(whole, found))
                 order.extend(indices[i] for i in of)
     device = norms[0].device if len(groups) == 1 else gradients[0].device
     return [parameters[i] for i in order], torch.stack([norm.to(device) for norm in norms])
@@ -226,10 +226,3 @@ def _scale(parameters: list[Parameter], coefficient: Tensor) -> None:
         by_device.setdefault(gradient.device, []).append(gradient)
     for device, gradients in by_device.items():
         torch._foreach_mul_(gradients, coefficient.to(device))
-
-
-def _whole(norm: Tensor) -> Tensor:
-    """A norm of sharded gradients (DTensor) as a plain tensor: a collective, which every rank reaches."""
-    sharded: Any = norm
-    whole: Tensor = sharded.full_tensor() if hasattr(norm, "full_tensor") else norm
-    return whole.detach()

@@ -24,6 +24,7 @@ from lightning_seq import prompts
 from lightning_seq.callbacks.incidents.step import StepWindow
 from lightning_seq.callbacks.probe import inputs_of
 from lightning_seq.errors import InputError
+from lightning_seq.networks.spreading import whole
 
 FORMAT = 1
 CHECKPOINT, REPORT, PICTURE = "checkpoint.ckpt", "incident.json", "incident.png"
@@ -136,8 +137,7 @@ def plain(value: Any) -> Any:
     Of what is neither a tensor, a container nor a plain value only its description is kept.
     """
     if isinstance(value, Tensor):
-        whole: Any = value.detach()
-        return (whole.full_tensor() if hasattr(whole, "full_tensor") else whole).cpu().clone()
+        return whole(value.detach()).cpu().clone()
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         return torch.from_numpy(np.ascontiguousarray(value)).clone()
     if isinstance(value, Mapping):

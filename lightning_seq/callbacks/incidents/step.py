@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from lightning_seq.callbacks.gradients.seam import GradientStep
 from lightning_seq.callbacks.incidents.buffers import Buffers
 from lightning_seq.callbacks.incidents.detector import Step
+from lightning_seq.networks.spreading import whole
 
 _MOST_BATCHES = 64  # of a step in manual optimization, which may never come
 
@@ -52,8 +53,7 @@ class StepWindow:
         """Takes the loss of a batch, as it is about to be differentiated."""
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         scale = None if scaler is None else scaler._get_scale_async()
-        sharded: Any = loss.detach()
-        loss = (sharded.full_tensor() if hasattr(sharded, "full_tensor") else sharded).float().clone()
+        loss = whole(loss.detach()).float().clone()
         self.losses.append(loss if scale is None else loss / scale.to(loss))
 
     def measure(self, trainer: Trainer, step: GradientStep) -> Step:

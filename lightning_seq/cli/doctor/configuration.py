@@ -2,12 +2,11 @@
 
 import shlex
 from argparse import ArgumentError
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from lightning_seq import recipes
 from lightning_seq.cli import overrides
+from lightning_seq.cli.configs import classes_in
 from lightning_seq.cli.doctor.report import Section
 from lightning_seq.cli.sequence_cli import SequenceCLI
 from lightning_seq.errors import InputError
@@ -78,7 +77,7 @@ def configuration(parsed: ParsedCLI) -> Section:
     options = [word for word in parsed.line[1:] if not word.startswith("--config=")]
     section.add("options", _joined(options) or ["none"])
     section.add(
-        "classes", [_marked(path) for path in sorted(set(_classes(parsed.of_fit.as_dict())), key=_marked)]
+        "classes", [_marked(path) for path in sorted(set(classes_in(parsed.of_fit.as_dict())), key=_marked)]
     )
     return section
 
@@ -104,14 +103,3 @@ def _joined(words: list[str]) -> list[str]:
 
 def _marked(path: str) -> str:
     return path if path.split(".")[0] in KNOWN else f"{path} (imports your own code)"
-
-
-def _classes(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        if isinstance(value.get("class_path"), str):
-            yield value["class_path"]
-        for each in value.values():
-            yield from _classes(each)
-    elif isinstance(value, list | tuple):
-        for each in value:
-            yield from _classes(each)

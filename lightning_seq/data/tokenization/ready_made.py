@@ -37,7 +37,7 @@ def _is_path(spec: str) -> bool:
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """Returns the tokenizer of a tokenizer.json, or of its directory, or the one a checkpoint carries."""
     file = Path(path).expanduser()
-    distributed = distributed_checkpoints.is_distributed(file)
+    distributed = checkpoints.is_distributed(file)
     if file.is_dir() and not distributed:
         file /= "tokenizer.json"
     if not (file.is_file() or distributed):
