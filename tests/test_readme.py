@@ -83,6 +83,7 @@ def test_the_public_names():
         "ProgressBar",
         "RecurrentStateMonitor",
         "SampleLogger",
+        "StopOnSignal",
         "TimeGradientMonitor",
         "TuneMonitor",
         "WandbRun",

@@ -8,6 +8,7 @@ from lightning_seq.callbacks.last_checkpoint import LastCheckpoint
 from lightning_seq.callbacks.progress import ProgressBar
 from lightning_seq.callbacks.recurrent_state import RecurrentStateMonitor
 from lightning_seq.callbacks.samples import SampleLogger
+from lightning_seq.callbacks.stop_on_signal import StopOnSignal
 from lightning_seq.callbacks.time_gradient import TimeGradientMonitor
 from lightning_seq.callbacks.tunes import TuneMonitor
 from lightning_seq.callbacks.wandb_run import WandbRun
@@ -21,6 +22,7 @@ __all__ = [
     "ProgressBar",
     "RecurrentStateMonitor",
     "SampleLogger",
+    "StopOnSignal",
     "TimeGradientMonitor",
     "TuneMonitor",
     "WandbRun",

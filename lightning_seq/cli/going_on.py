@@ -81,7 +81,6 @@ def newest_checkpoint(run: Path) -> Path | None:
 
 
 def _checkpoints(run: Path) -> Iterator[Path]:
-    yield from run.glob("hpc_ckpt_*.ckpt")  # Lightning's, when SLURM says that the time is over
     yield from run.glob("checkpoints/*.ckpt")
     yield from run.glob("checkpoints/*.ckpt.before")  # a distributed one, between two renames
 

@@ -1,5 +1,6 @@
 """What every run has unless its recipe says otherwise: metrics.csv, checkpoints, a progress bar."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
-from lightning_seq.callbacks import LastCheckpoint, ProgressBar, WandbRun
+from lightning_seq.callbacks import LastCheckpoint, ProgressBar, StopOnSignal, WandbRun
 from lightning_seq.cli.enduring_loggers import enduring
 from lightning_seq.models import LanguageModel
 
@@ -16,7 +17,7 @@ from lightning_seq.models import LanguageModel
 def callbacks(
     trainer: Any, model: LightningModule, run_directory: Path, log_text: bool = True
 ) -> list[Callback]:
-    """Returns the recipe's callbacks, a progress bar, and what keeps best.ckpt and last.ckpt."""
+    """Returns the recipe's callbacks, and what shows a training, ends it at a signal, keeps checkpoints."""
     found = as_list(trainer.get("callbacks"))
     for each in found if not log_text else ():
         if hasattr(each, "log_text"):
@@ -25,13 +26,18 @@ def callbacks(
         found.append(WandbRun(run_directory / "config.yaml", log_text))
     if trainer.get("enable_progress_bar") is not False and not _has(found, AnyProgressBar):
         found.append(ProgressBar())
+    if not _has(found, StopOnSignal):
+        found.append(StopOnSignal())
     if trainer.get("enable_checkpointing") is not False:
-        directory = str(run_directory / "checkpoints")
-        if isinstance(model, LanguageModel) and not _has(found, ModelCheckpoint):
-            found.append(_best(directory))
-        if not _has(found, LastCheckpoint):
-            found.append(LastCheckpoint(directory))
+        found += _checkpoints(found, model, str(run_directory / "checkpoints"))
     return found
+
+
+def _checkpoints(found: list[Callback], model: LightningModule, directory: str) -> Iterator[Callback]:
+    if isinstance(model, LanguageModel) and not _has(found, ModelCheckpoint):
+        yield _best(directory)
+    if not _has(found, LastCheckpoint):
+        yield LastCheckpoint(directory)
 
 
 def _best(directory: str) -> ModelCheckpoint:

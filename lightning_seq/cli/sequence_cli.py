@@ -1,6 +1,7 @@
 """SequenceCLI: LightningCLI with recipes by name, one directory a run, and checkpoints that fit."""
 
 import copy
+import signal
 import sys
 from argparse import ArgumentError
 from pathlib import Path
@@ -13,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 import lightning_seq.data  # noqa: F401  (classes that are known by name without their path)
 from lightning_seq.callbacks.last_checkpoint import LastCheckpoint
+from lightning_seq.callbacks.stop_on_signal import StopOnSignal
 from lightning_seq.checkpoints import is_distributed
 from lightning_seq.cli import (
     going_on,
@@ -61,6 +63,8 @@ class SequenceCLI(LightningCLI):
         except BaseException:
             self._remove_if_nothing_was_trained()
             self._say_how_to_go_on()
+            if self._was_interrupted():
+                raise KeyboardInterrupt from None
             raise
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -250,6 +254,11 @@ class SequenceCLI(LightningCLI):
         last = None if self.run_directory is None else self.run_directory / "checkpoints" / "last.ckpt"
         if last is not None and last.exists():
             print(f"stopped: go on with the same command and --ckpt_path {last}", file=sys.stderr)
+
+    def _was_interrupted(self) -> bool:
+        """Whether a training was ended by Ctrl-C, which Lightning takes for any other signal."""
+        callbacks = self.trainer.callbacks if hasattr(self, "trainer") else []  # type: ignore[attr-defined]
+        return any(isinstance(each, StopOnSignal) and each.stopped_by == signal.SIGINT for each in callbacks)
 
     @rank_zero_only
     def _remove_if_nothing_was_trained(self) -> None:

@@ -10,6 +10,6 @@ def shortened(name: str, columns: int) -> str:
 
 
 def find_own_modules() -> None:
-    """Lets classes of the user's own be imported from the working directory, where no installed module has their name."""
+    """Lets classes of the user's own be imported from the working directory, after installed ones."""
     if os.getcwd() not in sys.path:  # noqa: PTH109
         sys.path.append(os.getcwd())  # noqa: PTH109
