@@ -34,7 +34,7 @@ class AttentionLogger(Probe):
     whose name speaks of attention. Weights, random numbers and compiled graphs of the training stay as they
     are. It looks at one fixed validation example, so that pictures of different steps can be compared. A
     model without attention, such as an RNN, is shown by its saliency: the share of each earlier token in the
-    gradient of a prediction.
+    gradient of a prediction. Where ranks share layers (tensor parallelism) it sees the first rank's heads.
 
     Of each head it logs `attention/<measure>/layer0_head0` and so on, and of all heads the mean as
     `attention/<measure>`, with `_min` and `_max`:
