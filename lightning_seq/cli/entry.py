@@ -62,7 +62,8 @@ def _explained(error: Exception) -> Exception:
     if isinstance(error, RuntimeError) and any(words in line for words in _LOST):
         return InputError(
             f"another process of this training died or no longer answers ({line}): what it said is above, or "
-            "in its own log; go on from the newest checkpoint, with the same command, --run_dir and --resume true"
+            "in its own log; go on from the newest checkpoint, with the same command, --run_dir and "
+            "--resume true"
         )
     if isinstance(error, RuntimeError) and "loading state_dict" in line:
         details = str(error).split("\n\t")[1:2] or [line]
