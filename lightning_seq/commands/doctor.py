@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
-from lightning_seq.commands import find_own_modules
+from lightning_seq.commands import find_own_modules, importing
 
 COMMANDS = {"doctor": "check a training before it is run: --config RECIPE"}
 
@@ -21,8 +21,9 @@ def main(argv: list[str]) -> int:
     """Runs the command."""
     options, words = _parser().parse_known_args(argv[1:])
     find_own_modules()
-    from lightning_seq.cli.doctor.examination import examine, resolved  # torch takes seconds: --help does not
-    from lightning_seq.cli.doctor.report import as_json, as_table
+    with importing():
+        from lightning_seq.cli.doctor.examination import examine, resolved  # torch takes seconds: --help not
+        from lightning_seq.cli.doctor.report import as_json, as_table
 
     for config in reversed(options.config or []):
         words = ["--config", config, *words]

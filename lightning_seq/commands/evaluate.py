@@ -2,7 +2,7 @@
 
 from argparse import ArgumentError, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 
-from lightning_seq.commands import find_own_modules
+from lightning_seq.commands import find_own_modules, importing
 from lightning_seq.errors import did_you_mean
 
 COMMANDS = {"evaluate": "perplexity of a text by a named protocol: --checkpoint FILE"}
@@ -38,8 +38,9 @@ def main(argv: list[str]) -> int:
     _check_usage(parser, options, data_words)
     if options.trust or options.text is None:
         find_own_modules()
-    from lightning_seq.cli.evaluation import evaluate  # torch takes seconds: wrong usage need not wait
-    from lightning_seq.evaluation import report
+    with importing():
+        from lightning_seq.cli.evaluation import evaluate  # torch takes seconds: wrong usage need not wait
+        from lightning_seq.evaluation import report
 
     for config in reversed(options.config or []):
         data_words = ["--config", config, *data_words]

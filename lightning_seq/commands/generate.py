@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser
 
-from lightning_seq.commands import find_own_modules
+from lightning_seq.commands import find_own_modules, importing
 
 COMMANDS = {"generate": "text from a checkpoint: --checkpoint FILE --prompt TEXT"}
 
@@ -35,7 +35,8 @@ def main(argv: list[str]) -> int:
     )
     options = vars(parser.parse_args(argv[1:]))
     # torch takes seconds: --help and wrong usage need not wait
-    from lightning_seq.checkpoints import load
+    with importing():
+        from lightning_seq.checkpoints import load
 
     trust = options.pop("trust")
     if trust:

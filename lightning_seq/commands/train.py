@@ -1,6 +1,6 @@
 """``lightning-seq fit``, ``validate``, ``test`` and ``predict``: LightningCLI over recipes."""
 
-from lightning_seq.commands import find_own_modules
+from lightning_seq.commands import find_own_modules, importing
 
 COMMANDS = {
     "fit": "train: --config RECIPE [--trainer.max_steps 100 ...]",
@@ -12,7 +12,8 @@ COMMANDS = {
 
 def main(argv: list[str]) -> int:
     """Runs the command."""
-    from lightning_seq.cli import run  # Lightning takes seconds: nothing else waits for it
+    with importing():
+        from lightning_seq.cli import run  # Lightning takes seconds: nothing else waits for it
 
     find_own_modules()
     run(argv)
