@@ -6,6 +6,7 @@ import warnings
 import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
+from torch.utils.data import DataLoader
 
 from tests.benchmarks import gpt2_shape
 from tests.benchmarks.turns import Table, in_turns
@@ -87,7 +88,8 @@ def _ours(ids):
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(model, [{"inputs": rows[:, :-1], "targets": rows[:, 1:]} for rows in ids])
+    batches = [{"inputs": rows[:, :-1], "targets": rows[:, 1:]} for rows in ids]
+    trainer.fit(model, DataLoader(batches, batch_size=None))
     return {"tokens/s": clock.speed(), "loss": ticks.loss}
 
 
