@@ -79,6 +79,24 @@ def stream(
         top_p: See :func:`sample`.
         seed: Makes the draw repeatable; the global random state is never touched.
     """
+    drawn = _draw(network, tokens, max_new_tokens, temperature, top_k, top_p, seed)
+    while True:
+        with evaluating(network):  # what is done between two tokens may be training
+            token = next(drawn, None)
+        if token is None:
+            return
+        yield token
+
+
+def _draw(
+    network: nn.Module,
+    tokens: Tensor,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+) -> Iterator[Tensor]:
     check_sampling(temperature, top_k, top_p)
     if max_new_tokens < 0:
         raise InputError(f"max_new_tokens is {max_new_tokens}: give 0 or more")
@@ -93,13 +111,10 @@ def stream(
         generator.manual_seed(seed)
     reader = _Reader(network, tokens, max_new_tokens)
     for i in range(max_new_tokens):
-        with evaluating(network):
-            logits = reader.read()
-            if i == 0 and not logits.amax().isfinite():  # asked once: on a GPU it waits
-                raise InputError(
-                    "the network's logits are not finite: its weights have diverged, take others"
-                )
-            drawn = sample(logits, temperature, top_k, top_p, generator)
+        logits = reader.read()
+        if i == 0 and not logits.amax().isfinite():  # asked once: on a GPU it waits
+            raise InputError("the network's logits are not finite: its weights have diverged, take others")
+        drawn = sample(logits, temperature, top_k, top_p, generator)
         reader.append(drawn)
         yield drawn
 
@@ -113,10 +128,15 @@ class _Reader:
         self._context: int = getattr(network, "context_length", None) or total
         self._absolute: bool = getattr(network, "absolute_positions", False)
         self._tokens = self._next = tokens[:, -self._context :]
-        self._read, self._room = 0, min(self._context, self._next.size(1) + max_new_tokens)
+        total = self._next.size(1) + max_new_tokens
+        self._read, self._room = 0, min(self._context, total)
+        self._whole = self._room if self._absolute else total  # of what is read before it begins anew
         self._state = self._begin()
 
     def _begin(self) -> Any:
+        read = getattr(self._network, "reading_state", None)
+        if callable(read) and (state := read(self._whole)) is not None:
+            return state
         make = getattr(self._network, "initial_state", None)
         return make(len(self._tokens), self._room) if callable(make) else None
 
@@ -147,5 +167,6 @@ def generate(network: nn.Module, tokens: Tensor, max_new_tokens: int, **sampling
         max_new_tokens: See :func:`stream`.
         **sampling: temperature, top_k, top_p and seed, see :func:`stream`.
     """
-    drawn = stream(network, tokens, max_new_tokens, **sampling)  # type: ignore[arg-type]
+    with evaluating(network):
+        drawn = list(_draw(network, tokens, max_new_tokens, **sampling))  # type: ignore[arg-type]
     return torch.cat([tokens, *(ids[:, None] for ids in drawn)], 1)

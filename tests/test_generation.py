@@ -144,3 +144,27 @@ def test_positions_that_count_from_the_first_token_do_not_run_out(positions):
             start, read = i - 4, 4
         assert network(text[:, start:i])[0][0, -1].argmax() == text[0, i], i
         read += 1
+
+
+@pytest.mark.parametrize("positions", ["rotary", "learned", "sinusoidal", "none"])
+@given(chunks=st.lists(st.integers(1, 5), min_size=1, max_size=6), seed=st.integers(0, 9))
+@settings(max_examples=10, deadline=None)
+def test_a_text_read_in_pieces_is_the_text_read_at_once(positions, chunks, seed):
+    torch.manual_seed(seed)
+    options = {"positions": positions, "num_key_value_heads": 1, "qk_norm": True}
+    network = Transformer(11, 16, 2, 2, context_length=32, **options).eval()
+    tokens = torch.randint(11, (3, sum(chunks)))
+    state = network.reading_state(sum(chunks))
+    with torch.inference_mode():
+        pieces = []
+        for piece in tokens.split(chunks, 1):
+            logits, state = network(piece, state)
+            pieces.append(logits)
+        whole, _ = network(tokens)
+    torch.testing.assert_close(torch.cat(pieces, 1), whole, atol=1e-5, rtol=1e-5)
+
+
+def test_a_longer_text_than_is_seen_is_not_kept_whole():
+    network = Transformer(11, 16, 1, 2, context_length=8)
+    assert network.reading_state(9) is None
+    assert Transformer(11, 16, 1, 2, context_length=8, sliding_window=4).reading_state(5) is None

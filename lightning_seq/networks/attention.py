@@ -1,5 +1,7 @@
 """Causal self-attention on torch's fused kernels, with a key/value cache."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +16,9 @@ class HeadNorm(nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         """``(batch, heads, time, head_dim)`` in and out."""
         return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype))
+
+
+Append = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class CausalSelfAttention(nn.Module):
@@ -68,7 +73,7 @@ class CausalSelfAttention(nn.Module):
         self,
         x: Tensor,
         rotation: Rotation | None = None,
-        cache: tuple[Tensor, Tensor] | None = None,
+        cache: tuple[Tensor, Tensor] | Append | None = None,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """Attends over the cache and ``x``.
@@ -77,7 +82,8 @@ class CausalSelfAttention(nn.Module):
             x: ``(batch, time, embedding_dim)``.
             rotation: The angles of ``slots + time`` rotary positions, None for other positions.
             cache: Keys and values of the past, each ``(batch, key_value_heads, slots, head_dim)``, newest
-                last.
+                last. Or what takes the new ones and returns all, keys turned by then: ``rotation`` is then of
+                ``time`` positions.
             mask: Which of ``slots + time`` keys each query sees, ``(batch or 1, 1, time, slots + time)``;
                 without one it sees itself and all before it. Needed with a cache.
 
@@ -87,7 +93,7 @@ class CausalSelfAttention(nn.Module):
         query = self.query_norm(self._heads(self.query(x)))
         key, value = self.key_norm(self._heads(self.key(x))), self._heads(self.value(x))
         new_cache = None
-        if cache is not None:
+        if isinstance(cache, tuple):
             slots = cache[0].size(2)
             key, value = torch.cat([cache[0], key], 2), torch.cat([cache[1], value], 2)
             new_cache = (key[:, :, -slots:], value[:, :, -slots:])
@@ -95,13 +101,15 @@ class CausalSelfAttention(nn.Module):
             cos, sin = rotation
             query = rotate(query, (cos[-x.size(1) :], sin[-x.size(1) :]))
             key = rotate(key, rotation)
+        if callable(cache):
+            key, value = cache(key, value)
         attended = F.scaled_dot_product_attention(
             query,
             key,
             value,
             attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
-            is_causal=mask is None,
+            is_causal=mask is None and query.size(2) > 1,  # one token sees all there is
             enable_gqa=self.num_key_value_heads != self.num_heads,
         )  # (batch, heads, time, head_dim)
         return self.out(attended.transpose(1, 2).flatten(2)), new_cache

@@ -1,6 +1,7 @@
 """A decoder-only Transformer: pre-norm blocks of attention and a feed-forward layer, parts by arguments."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, TypedDict
 
 import torch
@@ -9,11 +10,12 @@ from torch.distributed.tensor.parallel import ParallelStyle
 from torch.utils.checkpoint import checkpoint
 
 from lightning_seq.errors import InputError
-from lightning_seq.networks.attention import CausalSelfAttention
+from lightning_seq.networks.attention import Append, CausalSelfAttention
 from lightning_seq.networks.base import Network, check_choice, check_dropout, check_sizes
 from lightning_seq.networks.feedforward import Activation, build_feedforward
 from lightning_seq.networks.heads import LinearHead, build_head
 from lightning_seq.networks.positions import Rotation, rotary_angles, sinusoids
+from lightning_seq.networks.reading import ReadingCache
 from lightning_seq.networks.spreading import plain_zeros
 from lightning_seq.networks.tensor_parallel import plan_by_name
 
@@ -56,15 +58,15 @@ class Block(nn.Module):
         self,
         x: Tensor,
         rotation: Rotation | None = None,
-        cache: tuple[Tensor, Tensor] | None = None,
+        cache: tuple[Tensor, Tensor] | Append | None = None,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """``(batch, time, embedding_dim)`` in and out, and the layer's cache."""
-        attended, cache = self.attention(self.attention_norm(x), rotation, cache, mask)
+        attended, new_cache = self.attention(self.attention_norm(x), rotation, cache, mask)
         x = x + self.dropout(attended)
         if self.feedforward is not None and self.feedforward_norm is not None:
             x = x + self.dropout(self.feedforward(self.feedforward_norm(x)))
-        return x, cache
+        return x, new_cache
 
 
 class Transformer(Network):
@@ -233,10 +235,10 @@ class Transformer(Network):
     def forward(
         self,
         tokens: Tensor,
-        state: KeyValueCache | None = None,
+        state: KeyValueCache | ReadingCache | None = None,
         targets: Tensor | None = None,
         document_ids: Tensor | None = None,
-    ) -> tuple[Tensor, KeyValueCache | None]:
+    ) -> tuple[Tensor, KeyValueCache | ReadingCache | None]:
         """See :class:`~lightning_seq.networks.base.Network`.
 
         Args:
@@ -246,8 +248,10 @@ class Transformer(Network):
             document_ids: Which document each token belongs to, ``(batch, time)``: tokens see those of their
                 own document alone. Not together with a state.
         """
+        if isinstance(state, ReadingCache):
+            return self._read_on(tokens, state, targets), state
         slots = 0 if state is None else state["keys"][0].size(2)
-        x = self._embed(tokens, state)  # (batch, time, embedding_dim)
+        x = self._embed(tokens, None if state is None else state["length"][:, None])
         rotation = None
         if self.positions == "rotary":
             rotation = rotary_angles(slots + tokens.size(1), self.head_dim, self.rope_base, x.device)
@@ -263,6 +267,24 @@ class Transformer(Network):
             length = (state["length"] + tokens.size(1)).clamp(max=slots)
             state = KeyValueCache(keys=keys, values=values, length=length)
         return self.head(self.norm(x), targets), state
+
+    def reading_state(self, length: int) -> ReadingCache | None:
+        """Returns a state to read a text of up to ``length`` tokens with; None if not all are to be seen."""
+        fits = length <= min(self.context_length, self.sliding_window or length)
+        return ReadingCache(length) if fits else None
+
+    def _read_on(self, tokens: Tensor, cache: ReadingCache, targets: Tensor | None) -> Tensor:
+        time, device = tokens.size(1), tokens.device
+        x = self._embed(tokens, cache.length)  # (batch, time, embedding_dim)
+        rotation = None
+        if self.positions == "rotary":
+            angles = rotary_angles(cache.length + time, self.head_dim, self.rope_base, device)
+            rotation = (angles[0][-time:], angles[1][-time:])
+        mask = cache.mask(time, device)
+        for i, block in enumerate(self.blocks):
+            x, _ = block(x, rotation, partial(cache.append, i), mask)
+        cache.length += time
+        return self.head(self.norm(x), targets)  # type: ignore[no-any-return]
 
     def tensor_parallel_plan(self, ranks: int) -> dict[str, ParallelStyle]:
         """Prepares for ``ranks`` that share each layer: see :func:`~lightning_seq.networks.spreading.spread`.
@@ -298,7 +320,7 @@ class Transformer(Network):
             return checkpoint(block, *inputs, use_reentrant=False)
         return block(*inputs)
 
-    def _embed(self, tokens: Tensor, state: KeyValueCache | None) -> Tensor:
+    def _embed(self, tokens: Tensor, start: Tensor | int | None) -> Tensor:
         x = self.embedding(tokens) * self.embedding_scale
         if self.absolute_positions:
             positions = torch.arange(tokens.size(1), device=tokens.device)
@@ -307,8 +329,8 @@ class Transformer(Network):
                     f"got {tokens.size(1)} tokens, and context_length {self.context_length} positions were "
                     "learned: give shorter sequences, or build the network with a larger context_length"
                 )
-            if state is not None:
-                positions = state["length"][:, None] + positions
+            if start is not None:
+                positions = start + positions
             if self.positions == "learned":
                 x = x + self.position_embedding(positions)
             else:
