@@ -14,6 +14,14 @@ from lightning_seq.models import LSTMLanguageModel
 from tests.models.training import SMALL, VOCAB, Batches, lanes, trainer
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """A shell may ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Send(Callback):
     """Sends signals to its own process, in the middle of a batch."""
 

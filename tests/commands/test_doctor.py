@@ -40,6 +40,7 @@ def nothing_outside(monkeypatch, tmp_path):
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setattr(wandb_runs, "_settings", wandb_without_a_key)
     monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("lightning_seq.cli.doctor.strategies.lacks_bfloat16", lambda device: False)
     monkeypatch.setattr("lightning_seq.data.sources.hub.ask", lambda endpoint: lambda: False)
 
 
@@ -95,6 +96,13 @@ def test_every_fragment_is_well_or_rightly_complained_of(fragment, doctor):
     assert found["configuration"]["files"] == ["quickstart_lstm", fragment]
     assert [expected[fragment] in each for each in found["problems"]] == [True] * (fragment in expected)
     assert status == (fragment in expected)
+
+
+def test_bfloat16_that_is_but_emulated_is_complained_of(doctor, monkeypatch):
+    monkeypatch.setattr("lightning_seq.cli.doctor.strategies.lacks_bfloat16", lambda device: True)
+    status, found = doctor("--config", "quickstart_lstm", "--config", "precision/bf16")
+    assert status == 1
+    assert "only emulates bfloat16" in found["problems"][0]
 
 
 def test_the_report_is_a_table_of_80_columns(command, here):  # noqa: F811

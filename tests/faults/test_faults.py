@@ -98,6 +98,7 @@ def fit(place, *words, environment=None, timeout=120):
         command,
         cwd=place,
         env={**values, **(environment or {})},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell may ignore it
         capture_output=True,
         text=True,
         timeout=timeout,
