@@ -7,7 +7,7 @@ from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
@@ -255,15 +255,19 @@ class SequenceCLI(LightningCLI):
         if last is not None and last.exists():
             print(f"stopped: go on with the same command and --ckpt_path {last}", file=sys.stderr)
 
+    def _callbacks(self) -> list[Callback]:
+        """The trainer's, if it was built."""
+        return self.trainer.callbacks if hasattr(self, "trainer") else []  # type: ignore[attr-defined]
+
     def _was_interrupted(self) -> bool:
         """Whether a training was ended by Ctrl-C, which Lightning takes for any other signal."""
-        callbacks = self.trainer.callbacks if hasattr(self, "trainer") else []  # type: ignore[attr-defined]
-        return any(isinstance(each, StopOnSignal) and each.stopped_by == signal.SIGINT for each in callbacks)
+        return any(
+            isinstance(each, StopOnSignal) and each.stopped_by == signal.SIGINT for each in self._callbacks()
+        )
 
     @rank_zero_only
     def _remove_if_nothing_was_trained(self) -> None:
         """A run that failed before its first batch leaves nothing behind; files of others stay."""
-        callbacks = self.trainer.callbacks if hasattr(self, "trainer") else []  # type: ignore[attr-defined]
-        begun = any(isinstance(each, LastCheckpoint) and each.begun for each in callbacks)
+        begun = any(isinstance(each, LastCheckpoint) and each.begun for each in self._callbacks())
         if self.run_directory is not None and not begun and self._before is None:
             run_directory.remove_what_is_ours(self.run_directory)

@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from lightning_seq.generation import generate
+from lightning_seq.generation import generate, stream
 from lightning_seq.models import LSTMLanguageModel
 from tests.benchmarks import gpt2_shape
 from tests.benchmarks.turns import Table, in_turns
@@ -35,10 +35,10 @@ def measure(options):
         reference = "nanoGPT" if "nanoGPT" in models else "transformers"
         table = Table(f"Generation, batch {batch}", protocol, "tokens/s", False, reference)
         yield in_turns(table, contenders, options.rounds)
-    yield _along_the_text(options)
+    yield _along_the_text(options.rounds)
 
 
-def _along_the_text(options):
+def _along_the_text(rounds):
     """The last 256 tokens of ever longer texts: what a token costs, wherever it stands."""
     torch.manual_seed(0)
     network = LSTMLanguageModel(VOCAB, embedding_dim=512, hidden_size=512).network
@@ -50,12 +50,10 @@ def _along_the_text(options):
         f"{PLACES[0]} tokens",
     )
     contenders = {f"{n} tokens": lambda n=n: _last_tokens(network, n) for n in PLACES}
-    return in_turns(table, contenders, options.rounds)
+    return in_turns(table, contenders, rounds)
 
 
 def _last_tokens(network, length):
-    from lightning_seq.generation import stream
-
     drawn = stream(network, torch.zeros(1, 1, dtype=torch.long), length, temperature=0.8, seed=0)
     for _ in range(length - 256):
         next(drawn)

@@ -2,13 +2,11 @@
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-from tests.benchmarks.turns import Table, in_turns
+from tests.benchmarks.turns import Table, in_turns, timed
 
 QUESTION = "How long does a training take to begin, with and without tokens in the cache? (--data)"
 PROTOCOL = (
@@ -45,11 +43,4 @@ def _fit(text, place, cold):
 
 def _timed(words, place):
     environment = {**os.environ, "LIGHTNING_SEQ_CACHE": str(place / "cache")}
-    begun = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, *words], cwd=place, env=environment, capture_output=True, text=True, check=False
-    )
-    seconds = time.perf_counter() - begun
-    if done.returncode:
-        raise SystemExit(f"{' '.join(words)} failed:\n{done.stderr[-2000:]}")
-    return {"seconds": seconds}
+    return {"seconds": timed([sys.executable, *words], place, environment)}

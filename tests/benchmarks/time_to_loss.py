@@ -6,10 +6,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-from tests.benchmarks.turns import Table, in_turns
+from tests.benchmarks.turns import Table, in_turns, timed
 
 QUESTION = "How long until Tiny Shakespeare is learnt to nanoGPT's loss? (--data, --nanogpt)"
 PROTOCOL = (
@@ -82,7 +81,7 @@ def ours(recipe, protocol, data, held_out, place):
         shutil.rmtree(each, ignore_errors=True)
     environment = {**os.environ, "LIGHTNING_SEQ_CACHE": str(cache)}
     fit = ["fit", "--config", recipe, "--data.path", str(data.resolve()), "--run_dir", str(run)]
-    seconds = _timed([sys.executable, "-m", "lightning_seq", *fit], place, environment)
+    seconds = timed([sys.executable, "-m", "lightning_seq", *fit], place, environment)
     checkpoint = run / "checkpoints/best.ckpt"
     if not checkpoint.exists():
         checkpoint = run / "checkpoints/last.ckpt"
@@ -103,16 +102,7 @@ def _prepare(nanogpt, data, copy):
 
 def _nanogpt(copy, held_out):
     shutil.rmtree(copy / "out-shakespeare-char", ignore_errors=True)
-    seconds = _timed([sys.executable, "train.py", *NANOGPT], copy, os.environ)
+    seconds = timed([sys.executable, "train.py", *NANOGPT], copy, os.environ)
     command = [sys.executable, "-c", SCORE, str(held_out)]
     said = subprocess.run(command, cwd=copy, check=True, capture_output=True, text=True)
     return {"seconds": seconds, "loss": float(said.stdout.split()[-1])}  # it talks
-
-
-def _timed(command, place, environment):
-    begun = time.perf_counter()
-    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - begun
-    if done.returncode:
-        raise SystemExit(f"{' '.join(map(str, command))} failed:\n{done.stderr[-2000:]}")
-    return seconds

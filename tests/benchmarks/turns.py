@@ -3,7 +3,9 @@
 import json
 import os
 import platform
+import subprocess
 import sys
+import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import date
@@ -58,6 +60,16 @@ def in_turns(table, contenders, rounds):
             told = ", ".join(f"{key} {_short(value)}" for key, value in figures.items())
             print(f"round {number + 1} of {rounds}: {name}: {told}", file=sys.stderr, flush=True)
     return table
+
+
+def timed(command, place, environment):
+    """Runs a process; returns the seconds of all of it."""
+    begun = time.perf_counter()
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - begun
+    if done.returncode:
+        raise SystemExit(f"{' '.join(map(str, command))} failed:\n{done.stderr[-2000:]}")
+    return seconds
 
 
 def machine():

@@ -10,12 +10,12 @@ from lightning.pytorch.loggers import CSVLogger
 
 from lightning_seq import callbacks
 from lightning_seq.data import CopyTask, SequenceDataModule
+from tests.data.test_elastic_resume import DOCUMENTS
 from tests.models.training import SMALL, trainer
 from tests.ranks import run_ranks
 
 ROWS, STEPS = 4, 6
 SGD = {"optimizer": "sgd", "learning_rate": 0.2}  # AdamW blows up what is nought but for rounding
-DOCUMENTS = ["".join(chr(97 + i * (i + k) % 23) for i in range(40 + 61 * k % 50)) for k in range(16)]
 BATCHINGS = ["contiguous", "blocks", "documents", "task"]
 OF_OTHERS = {"LastCheckpoint", "TuneMonitor", "WandbRun"}  # of other data, loggers and tests
 WATCHERS = sorted(set(callbacks.__all__) - OF_OTHERS)
