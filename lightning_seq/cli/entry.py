@@ -17,6 +17,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from lightning_seq.cli import out_of_memory, usage
 from lightning_seq.cli.sequence_cli import SequenceCLI
+from lightning_seq.cli.strategies import leave_group
 from lightning_seq.errors import InputError, did_you_mean
 
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL", "gloo")
@@ -40,6 +41,8 @@ def run(argv: list[str]) -> None:
         if explained is error:
             raise
         raise explained from error
+    finally:
+        leave_group()
 
 
 def _leave_progress_bars() -> None:

@@ -51,6 +51,12 @@ def spreads(strategy: Any) -> bool:
     return str(getattr(strategy, "class_path", strategy)).endswith(ModelParallelStrategy.__name__)
 
 
+def leave_group() -> None:
+    """Ends this process's part in a group, whose threads would abort an interpreter that ends before them."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def where_weights_begin(strategy: Any) -> AbstractContextManager[object]:
     """Returns the context to build a model in: without memory, where it takes its weights from rank 0."""
     elsewhere = spreads(strategy) and rank_zero_only.rank != 0  # type: ignore[attr-defined]
