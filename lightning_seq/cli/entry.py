@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from lightning_seq.cli import out_of_memory, usage
+from lightning_seq.cli.freed_memory import keep_freed_memory
 from lightning_seq.cli.sequence_cli import SequenceCLI
 from lightning_seq.cli.strategies import leave_group
 from lightning_seq.errors import InputError, did_you_mean
@@ -27,6 +28,7 @@ _SECTIONS = ("model", "data", "trainer", "seed_everything", "run_dir", "log_text
 def run(argv: list[str]) -> None:
     """Runs ``fit``, ``validate``, ``test`` or ``predict``."""
     _quieten()
+    keep_freed_memory()
     try:
         SequenceCLI(argv)
     except SIGTERMException as stop:  # which would exit with 0
@@ -97,6 +99,7 @@ def from_recipe(name: str, **overrides: Any) -> tuple[Trainer, LightningModule, 
         InputError: There is no such recipe, or something in it does not fit.
     """
     _quieten()
+    keep_freed_memory()
     for key in overrides:
         if key.partition(".")[0] not in _SECTIONS:
             hint = did_you_mean(key, _SECTIONS)

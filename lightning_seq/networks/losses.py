@@ -13,6 +13,8 @@ from lightning_seq.networks.base import IGNORE_INDEX
 
 LOGITS_AT_ONCE = 13 << 20
 """Most logits that are held at a time, 52 MiB of fp32: a chunk has as many tokens as fit."""
+LOGITS_AT_ONCE_ON_CPU = 7 << 20
+"""The same on a CPU, 28 MiB: from 32 MiB on, glibc takes fresh pages from the system for each tensor."""
 
 
 def negative_log_likelihood(logits: Tensor, targets: Tensor) -> Tensor:
@@ -54,9 +56,9 @@ def linear_cross_entropy(
     """Returns the training loss, summed over the targets that are not ignored, in fp32.
 
     Each token costs ``(1 - s) * nll + s * (mean of -log p over the vocabulary) + z * log(Z)^2``, where Z is
-    the softmax's denominator. Where not all logits fit :data:`LOGITS_AT_ONCE`, gradients are computed along
-    with the loss, chunk by chunk, as Hsu et al. 2024 do (Liger Kernel, https://arxiv.org/abs/2410.10989):
-    no chunk's logits are kept or computed again.
+    the softmax's denominator. Where not all logits are held at once, gradients are computed along with the
+    loss, chunk by chunk, as Hsu et al. 2024 do (Liger Kernel, https://arxiv.org/abs/2410.10989): no chunk's
+    logits are kept or computed again.
 
     Args:
         hidden: ``(batch, time, hidden_size)``.
@@ -105,7 +107,8 @@ def _full(x: Tensor) -> Tensor:
 
 
 def _tokens_at_once(weight: Tensor) -> int:
-    return max(1, LOGITS_AT_ONCE // len(weight))
+    logits = LOGITS_AT_ONCE_ON_CPU if weight.device.type == "cpu" else LOGITS_AT_ONCE
+    return max(1, logits // len(weight))
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):

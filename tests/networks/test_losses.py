@@ -57,7 +57,7 @@ def test_chunks_give_the_loss_and_the_gradients_of_the_whole(
     leaves = [each for each in inputs[:3] if each is not None]
     expected = plain(*inputs, label_smoothing, z_loss)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(losses, "LOGITS_AT_ONCE", rows * vocab)
+        patch.setattr(losses, "LOGITS_AT_ONCE_ON_CPU", rows * vocab)
         loss = linear_cross_entropy(*inputs, label_smoothing, z_loss)
         nll = linear_negative_log_likelihood(*inputs)
     torch.testing.assert_close(loss, expected)
@@ -70,7 +70,7 @@ def test_chunks_give_the_loss_and_the_gradients_of_the_whole(
 
 
 def chunked(monkeypatch, rows, vocab):
-    monkeypatch.setattr(losses, "LOGITS_AT_ONCE", rows * vocab)
+    monkeypatch.setattr(losses, "LOGITS_AT_ONCE_ON_CPU", rows * vocab)
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
@@ -151,7 +151,7 @@ import sys, torch
 from pathlib import Path
 from lightning_seq.networks import losses
 if sys.argv[1] == "plain":
-    losses.LOGITS_AT_ONCE = 1 << 40
+    losses.LOGITS_AT_ONCE_ON_CPU = 1 << 40
 hidden = torch.randn(1, 2048, 32, requires_grad=True)
 weight = torch.nn.Parameter(torch.randn(50_000, 32))
 targets = torch.randint(0, 50_000, (1, 2048))

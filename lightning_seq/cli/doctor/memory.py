@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_seq.networks.base import detach
-from lightning_seq.networks.losses import LOGITS_AT_ONCE, negative_log_likelihood
+from lightning_seq.networks.losses import LOGITS_AT_ONCE_ON_CPU, negative_log_likelihood
 
 LONGEST_UNROLLED = 32  # steps of a recurrent layer, each of which costs a dozen calls here
 _KERNEL = torch.ops.aten.mkldnn_rnn_layer.default  # oneDNN's LSTM, which says nothing of its workspace
@@ -70,7 +70,8 @@ def measure(network: nn.Module, mode: FakeTensorMode, step: Step) -> Measured:
         step: What is computed.
     """
     unrolled = any(isinstance(each, nn.RNN | nn.GRU | nn.RNNCellBase) for each in network.modules())
-    chunked = step.batch_size * step.time * step.vocab_size > LOGITS_AT_ONCE  # then it is not linear in time
+    logits = step.batch_size * step.time * step.vocab_size
+    chunked = logits > LOGITS_AT_ONCE_ON_CPU  # then it is not linear in time
     if not unrolled or chunked or step.time <= LONGEST_UNROLLED:
         return _measure(network, mode, step)
     steps = LONGEST_UNROLLED // 2
