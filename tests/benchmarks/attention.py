@@ -1,22 +1,11 @@
-"""What it costs to see attention: python tests/benchmarks/attention.py [TEXT_FILE] [--only NAME]
+"""What it costs to see attention: AttentionLogger, and attention by hand in every step."""
 
-AttentionLogger at its default, one look at every validation, with a page at each and pictures at every
-tripling and in the end, in trainings like the quickstart's, of 4 validations with 175 steps before each:
-milliseconds of a look, of one drawing of all pictures, and the share of the training that all of its code
-took. Beside it what it costs to see attention the usual way: softmax by hand in every step, in place of the
-fused kernel; the median over pairs of neighbouring steps of one training, with the quartiles of the medians
-of five parts.
-
-With --whole also whole trainings in turns, with the logger and without, of 2 validations of 175 steps.
-"""
-
-import argparse
 import logging
 import math
 import tempfile
 import time
 import warnings
-from statistics import median, quantiles
+from statistics import median
 
 import lightning.pytorch as pl
 import torch
@@ -26,8 +15,17 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning_seq.callbacks import AttentionLogger
 from lightning_seq.data import TextDataModule
 from lightning_seq.models import TransformerLanguageModel
+from tests.benchmarks.turns import Table, in_turns
 
-VALIDATIONS, INTERVAL, PAIRS, WARMUP, TURNS = 4, 175, 30, 2, 4
+QUESTION = "What does it cost to see attention? (--data)"
+VALIDATIONS, INTERVAL, STEPS, WARMUP = 4, 175, 10, 2
+PROTOCOL = (
+    "{layers} x {heads} heads, {width} wide, batches of {rows} x {time} characters. ms: of a training "
+    "step, the median of {steps}; with AttentionLogger at its default, one look at every validation, its "
+    "share of a training of {validations} validations with {interval} steps before each, pages, pictures "
+    "and files included; eager: softmax by hand in every step, which is what it takes to see weights "
+    "without it. look and drawing: ms, too."
+)
 # layers, heads, width, tokens, sequences
 SHAPES = {
     "quickstart": (4, 4, 128, 64, 32),
@@ -49,19 +47,17 @@ def eager(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, sca
     return weights @ value
 
 
-class EagerEveryOtherStep(pl.Callback):
-    """Takes the time of steps, every other one of which computes attention by hand."""
+class Clock(pl.Callback):
+    """Seconds of each step."""
 
     def __init__(self):
         self.seconds = []
 
-    def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        F.scaled_dot_product_attention = eager if trainer.global_step % 2 else fused
+    def on_train_batch_start(self, *args):
         self.start = time.perf_counter()
 
     def on_train_batch_end(self, *args):
         self.seconds.append(time.perf_counter() - self.start)
-        F.scaled_dot_product_attention = fused
 
 
 class Timed(AttentionLogger):
@@ -118,72 +114,48 @@ def fit(shape, data, folder, callbacks, steps, **options):
         max_steps=steps,
         log_every_n_steps=50,
         check_val_every_n_epoch=None,
-        limit_val_batches=1,
+        num_sanity_val_steps=0,
         **options,
     )
-    start = time.perf_counter()
     trainer.fit(model, data)
-    return time.perf_counter() - start
 
 
-def against_eager(shape, data, folder):
-    """Per pair of steps the time of the eager one over the other's; seconds of a fused one."""
-    clock = EagerEveryOtherStep()
-    steps = 2 * (PAIRS + WARMUP)
-    fit(shape, data, folder, [clock], steps, val_check_interval=steps, num_sanity_val_steps=0)
-    pairs = list(zip(clock.seconds[::2], clock.seconds[1::2], strict=True))[WARMUP:]
-    return [slow / fast for fast, slow in pairs], median(fast for fast, _ in pairs)
+def a_step(shape, data, folder, attention):
+    """Milliseconds."""
+    clock = Clock()
+    F.scaled_dot_product_attention = attention
+    try:
+        fit(shape, data, folder, [clock], STEPS + WARMUP, limit_val_batches=0)
+    finally:
+        F.scaled_dot_product_attention = fused
+    return 1e3 * median(clock.seconds[WARMUP:])
 
 
-def spread(ratios):
-    low, _, high = quantiles([median(ratios[i::5]) - 1 for i in range(5)], n=4)
-    return f"{median(ratios) - 1:+.1%} ({low:+.1%} to {high:+.1%})"
+def logged(shape, data, folder):
+    """Milliseconds of a step with the logger's share in it, of a look and of a drawing."""
+    step, logger = a_step(shape, data, folder, fused), Timed()
+    fit(shape, data, folder, [logger], 2 * VALIDATIONS, val_check_interval=2, limit_val_batches=1)
+    ours = 1e3 * logger.spent / (VALIDATIONS * INTERVAL)
+    look, drawing = 1e3 * median(logger.looks), 1e3 * median(logger.drawings)
+    return {"ms": step + ours, "look": look, "drawing": drawing}
 
 
-def whole(shape, data, folder):
-    """The time of a whole training with the logger over that of one without, in turns."""
-    seconds = {False: [], True: []}
-    for turn in range(2 * TURNS):
-        seen = bool(turn % 2)
-        callbacks = [AttentionLogger()] if seen else []
-        seconds[seen].append(fit(shape, data, folder, callbacks, 2 * INTERVAL, val_check_interval=INTERVAL))
-    ratios = [b / a for a, b in zip(seconds[False], seconds[True], strict=True)]
-    return f"{median(ratios) - 1:+.1%} ({min(ratios) - 1:+.1%} to {max(ratios) - 1:+.1%})"
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("text", nargs="?", default="python-docs", help="a UTF-8 text file")
-    parser.add_argument("--only", choices=SHAPES, help="only this shape")
-    parser.add_argument("--whole", action="store_true", help="whole trainings in turns, too")
-    options = parser.parse_args()
+def measure(options):
+    """Yields a table for each shape."""
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {PAIRS} pairs of steps")
-    print("| model | a step | a look | a drawing | AttentionLogger | eager attention |")
-    print("|---|---|---|---|---|---|")
+    text = "python-docs" if options.data is None else str(options.data)
     with tempfile.TemporaryDirectory() as folder:
         for name, shape in SHAPES.items():
-            if options.only not in (None, name):
-                continue
-            data = TextDataModule(
-                options.text,
-                batch_size=shape[4],
-                context_length=shape[3],
-                batching="blocks",
-                cache_dir=folder,
-            )
-            ratios, step = against_eager(shape, data, folder)
-            logger = Timed()
-            fit(shape, data, folder, [logger], 2 * VALIDATIONS, val_check_interval=2)
-            share = logger.spent / (logger.spent + VALIDATIONS * INTERVAL * step)
-            look, drawing = median(logger.looks), median(logger.drawings)
-            kind = f"{name}: {shape[0]} x {shape[1]} heads, {shape[2]} wide, {shape[4]} x {shape[3]} tokens"
-            figures = f"{1e3 * step:.0f} ms | {1e3 * look:.0f} ms | {1e3 * drawing:.0f} ms | {share:+.2%}"
-            print(f"| {kind} | {figures} | {spread(ratios)} |", flush=True)
-            if options.whole:
-                print(f"{name}, whole trainings: {whole(shape, data, folder)}", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+            layers, heads, width, tokens, rows = shape
+            batches = {"batch_size": rows, "context_length": tokens, "batching": "blocks"}
+            place = (shape, TextDataModule(text, **batches, cache_dir=folder), folder)
+            contenders = {
+                "fused": lambda place=place: {"ms": a_step(*place, fused)},
+                "fused, with AttentionLogger": lambda place=place: logged(*place),
+                "eager": lambda place=place: {"ms": a_step(*place, eager)},
+            }
+            sizes = {"layers": layers, "heads": heads, "width": width, "rows": rows, "time": tokens}
+            numbers = {"steps": STEPS, "validations": VALIDATIONS, "interval": INTERVAL}
+            table = Table(f"Attention: {name}", PROTOCOL.format(**sizes, **numbers), "ms", True, "fused")
+            yield in_turns(table, contenders, options.rounds)

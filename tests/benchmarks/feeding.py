@@ -1,22 +1,22 @@
-"""What a batch costs beside the cheapest training step: python tests/benchmarks/feeding.py [TEXT_FILE]
+"""What a batch costs beside about the cheapest training step that anybody makes."""
 
-Feeding is all that a loader does for a batch: the plan, reading the memory map, padding, document ids, and
-the hash of what is consumed. The step is forward, backward and AdamW of a one-layer RNN of width 128, plain
-PyTorch, on the same batches: about the cheapest that anybody trains. Both are timed in turns, in one process.
-"""
-
-import argparse
 import tempfile
 import time
 from itertools import chain, repeat
-from statistics import median
 
 import torch
 
 from lightning_seq.data import CopyTask, SequenceDataModule, TextDataModule
 from lightning_seq.networks import ElmanRNN
+from tests.benchmarks.turns import Table, in_turns
 
-ROUNDS, BATCHES, STEPS = 9, 60, 12
+QUESTION = "What does it cost to make a batch, beside a step? (--data)"
+BATCHES, STEPS = 60, 12
+PROTOCOL = (
+    "Batches of 32 x 64 characters. ms: all that a loader does for one, the plan, reading the memory map, "
+    "padding, document ids and the hash of what is consumed. a step: forward, backward and AdamW of a "
+    "one-layer RNN of width 128 on the same batches, plain PyTorch, in milliseconds."
+)
 LAYOUTS = {
     "contiguous": {"batching": "contiguous"},
     "contiguous, separate documents": {"batching": "contiguous", "separate_documents": True},
@@ -25,6 +25,32 @@ LAYOUTS = {
     "documents": {"batching": "documents"},
     "documents, token budget": {"batching": "documents", "tokens_per_batch": 2048},
 }
+
+
+def measure(options):
+    """Yields the table."""
+    path = "python-docs" if options.data is None else str(options.data)
+    with tempfile.TemporaryDirectory() as cache:
+        text = "".join(TextDataModule(path, cache_dir=cache).documents("train"))
+        common = {"batch_size": 32, "context_length": 64, "cache_dir": cache}
+        sources = {name: Paragraphs(text, **common, **layout) for name, layout in LAYOUTS.items()}
+        sources["generated: CopyTask"] = CopyTask(batch_size=32)
+        contenders = {name: _fed_by(data) for name, data in sources.items()}
+        yield in_turns(Table("Feeding", PROTOCOL, "ms", True, "contiguous"), contenders, options.rounds)
+
+
+def _fed_by(data):
+    network = ElmanRNN(data.vocab_size, embedding_dim=128, hidden_size=128)
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+    batches = forever(data)
+    for _ in range(2):  # to warm up
+        feeding_time(batches), step_time(batches, network, optimizer)
+
+    def times():
+        feed, step = feeding_time(batches), step_time(batches, network, optimizer)
+        return {"ms": feed, "a step": step, "share": feed / step}
+
+    return times
 
 
 class Paragraphs(SequenceDataModule):
@@ -44,13 +70,15 @@ def forever(data):
 
 
 def feeding_time(batches):
+    """Milliseconds."""
     start = time.perf_counter()
     for _ in range(BATCHES):
         next(batches)
-    return (time.perf_counter() - start) / BATCHES
+    return 1e3 * (time.perf_counter() - start) / BATCHES
 
 
 def step_time(batches, network, optimizer):
+    """Milliseconds."""
     ready = [next(batches) for _ in range(STEPS)]
     start = time.perf_counter()
     for batch in ready:
@@ -58,30 +86,4 @@ def step_time(batches, network, optimizer):
         (loss / batch["targets"].numel()).backward()
         optimizer.step()
         optimizer.zero_grad()
-    return (time.perf_counter() - start) / STEPS
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("text", nargs="?", default="python-docs", help="a UTF-8 text file")
-    path = parser.parse_args().text
-    with tempfile.TemporaryDirectory() as cache:
-        text = "".join(TextDataModule(path, cache_dir=cache).documents("train"))
-        common = {"batch_size": 32, "context_length": 64, "cache_dir": cache}
-        sources = {name: Paragraphs(text, **common, **layout) for name, layout in LAYOUTS.items()}
-        sources["generated: CopyTask"] = CopyTask(batch_size=32)
-        print(f"{path}: batches of 32 x 64 characters, {torch.get_num_threads()} threads, {ROUNDS} rounds")
-        print(f"{'layout':32s} {'ms a batch':>10s} {'ms a step':>10s} {'share':>7s}")
-        for name, data in sources.items():
-            network = ElmanRNN(data.vocab_size, embedding_dim=128, hidden_size=128)
-            optimizer = torch.optim.AdamW(network.parameters(), fused=True)
-            batches = forever(data)
-            for _ in range(2):  # to warm up
-                feeding_time(batches), step_time(batches, network, optimizer)
-            times = [(feeding_time(batches), step_time(batches, network, optimizer)) for _ in range(ROUNDS)]
-            feed, step = (median(column) * 1e3 for column in zip(*times, strict=True))
-            print(f"{name:32s} {feed:10.3f} {step:10.2f} {feed / step:7.2%}")
-
-
-if __name__ == "__main__":
-    main()
+    return 1e3 * (time.perf_counter() - start) / STEPS

@@ -22,10 +22,11 @@ def measure(options):
         models["nanoGPT"] = gpt2_shape.of_nanogpt(options.nanogpt, VOCAB, LENGTH)
     size = gpt2_shape.same_size(models)
     samplers = {"lightning_seq": _ours, "transformers": _transformers, "nanoGPT": _nanogpt}
+    layers, width, _ = gpt2_shape.SHAPE
     for batch in (1, 16):
         protocol = (
-            f"GPT-2's architecture, {gpt2_shape.LAYERS} layers of {gpt2_shape.WIDTH}, {size:,} parameters, "
-            f"fp32: {LENGTH - 1} tokens after a prompt of one, temperature 0.8, {batch} "
+            f"GPT-2's architecture, {layers} layers of {width}, {size:,} parameters, fp32: "
+            f" {LENGTH - 1} tokens after a prompt of one, temperature 0.8, {batch} "
             f"{'text' if batch == 1 else 'texts'} at once."
         )
         contenders = {

@@ -7,18 +7,19 @@ import torch
 
 from lightning_seq.models import TransformerLanguageModel
 
-LAYERS, WIDTH, HEADS = 6, 384, 6
+SHAPE = (6, 384, 6)  # layers, width, heads
 
 
-def ours(vocab_size, context, **options):
+def ours(vocab_size, context, shape=SHAPE, **options):
+    layers, width, heads = shape
     torch.manual_seed(0)
     return TransformerLanguageModel(
         vocab_size,
-        embedding_dim=WIDTH,
-        num_layers=LAYERS,
-        num_heads=HEADS,
+        embedding_dim=width,
+        num_layers=layers,
+        num_heads=heads,
         context_length=context,
-        feedforward_dim=4 * WIDTH,
+        feedforward_dim=4 * width,
         norm="layer",
         activation="gelu_tanh",
         positions="learned",
@@ -28,14 +29,15 @@ def ours(vocab_size, context, **options):
     )
 
 
-def of_transformers(vocab_size, context):
+def of_transformers(vocab_size, context, shape=SHAPE):
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
     none = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-    shape = {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "n_positions": context}
+    layers, width, heads = shape
+    sizes = {"n_embd": width, "n_layer": layers, "n_head": heads, "n_positions": context}
     dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    return GPT2LMHeadModel(GPT2Config(vocab_size=vocab_size, **shape, **dropout, **none))
+    return GPT2LMHeadModel(GPT2Config(vocab_size=vocab_size, **sizes, **dropout, **none))
 
 
 def of_nanogpt(directory, vocab_size, context):
@@ -43,8 +45,9 @@ def of_nanogpt(directory, vocab_size, context):
     module = sys.modules["nanogpt_model"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     torch.manual_seed(0)
-    shape = {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "block_size": context}
-    return module.GPT(module.GPTConfig(vocab_size=vocab_size, dropout=0.0, bias=True, **shape))
+    layers, width, heads = SHAPE
+    sizes = {"n_embd": width, "n_layer": layers, "n_head": heads, "block_size": context}
+    return module.GPT(module.GPTConfig(vocab_size=vocab_size, dropout=0.0, bias=True, **sizes))
 
 
 def same_size(models):

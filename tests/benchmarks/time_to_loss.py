@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.benchmarks.turns import Table, in_turns, timed
 
 QUESTION = "How long until Tiny Shakespeare is learnt to nanoGPT's loss? (--data, --nanogpt)"
+NEEDS = ("data",)
 PROTOCOL = (
     "Seconds of the whole process, from nothing (no tokens in a cache) to its checkpoint. Loss: nats per "
     "character over the last 10% of the file, each predicted once, after the clock is stopped: recurrent "
@@ -54,8 +55,6 @@ print(total / (len(ids) - 1))
 
 def measure(options):
     """Yields the tables."""
-    if options.data is None:
-        raise SystemExit("time_to_loss needs --data FILE (Tiny Shakespeare)")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         text = options.data.read_text(encoding="utf-8")
@@ -85,10 +84,15 @@ def ours(recipe, protocol, data, held_out, place):
     checkpoint = run / "checkpoints/best.ckpt"
     if not checkpoint.exists():
         checkpoint = run / "checkpoints/last.ckpt"
-    score = ["evaluate", "--checkpoint", checkpoint, "--text", held_out, "--protocol", protocol, "--json"]
-    command = [sys.executable, "-m", "lightning_seq", *map(str, score)]
-    said = subprocess.run(command, cwd=place, env=environment, check=True, capture_output=True, text=True)
-    return {"seconds": seconds, "loss": json.loads(said.stdout)["loss"]}
+    return {"seconds": seconds, "loss": evaluated(checkpoint, held_out, protocol)}
+
+
+def evaluated(checkpoint, text, protocol):
+    """Nats per token, by `lightning-seq evaluate`."""
+    words = ["evaluate", "--checkpoint", checkpoint, "--text", text, "--protocol", protocol, "--json"]
+    command = [sys.executable, "-m", "lightning_seq", *map(str, words)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(said.stdout)["loss"]
 
 
 def _prepare(nanogpt, data, copy):

@@ -62,13 +62,15 @@ def in_turns(table, contenders, rounds):
     return table
 
 
-def timed(command, place, environment):
-    """Runs a process; returns the seconds of all of it."""
+def timed(command, place, environment, listen=None):
+    """Runs a process; returns the seconds of all of it. `listen` is called with what it said."""
     begun = time.perf_counter()
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - begun
     if done.returncode:
         raise SystemExit(f"{' '.join(map(str, command))} failed:\n{done.stderr[-2000:]}")
+    if listen is not None:
+        listen(done.stdout)
     return seconds
 
 
