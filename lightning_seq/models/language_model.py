@@ -161,7 +161,8 @@ class LanguageModel(LightningModule):
         self._normalization.begin_batch()
         output, tokens = self._run("train", batch, batch["targets"]), _count_targets(batch)
         loss = (negative_log_likelihood(output, batch["targets"]) if output.dim() == 3 else output).sum()
-        loss = loss + tokens * self._extra_loss(batch)
+        if not isinstance(extra := self._extra_loss(batch), int | float) or extra:
+            loss = loss + tokens * extra
         self._training_log.add(loss, tokens)
         return self._normalization.loss(loss, tokens, self)
 
@@ -431,6 +432,13 @@ class LanguageModel(LightningModule):
             seed=seed,
         )
         return prompts.written(tokens[0].tolist(), self.tokenizer)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets an attribute; the hook that Lightning notes, 46 times a step, without all that modules do."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:

@@ -26,7 +26,7 @@ def measure(options):
     for batch in (1, 16):
         protocol = (
             f"GPT-2's architecture, {layers} layers of {width}, {size:,} parameters, fp32: "
-            f" {LENGTH - 1} tokens after a prompt of one, temperature 0.8, {batch} "
+            f"{LENGTH - 1} tokens after a prompt of one, temperature 0.8, {batch} "
             f"{'text' if batch == 1 else 'texts'} at once."
         )
         contenders = {
