@@ -40,12 +40,12 @@ def of_transformers(vocab_size, context, shape=SHAPE):
     return GPT2LMHeadModel(GPT2Config(vocab_size=vocab_size, **sizes, **dropout, **none))
 
 
-def of_nanogpt(directory, vocab_size, context):
+def of_nanogpt(directory, vocab_size, context, shape=SHAPE):
     spec = importlib.util.spec_from_file_location("nanogpt_model", directory / "model.py")
     module = sys.modules["nanogpt_model"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     torch.manual_seed(0)
-    layers, width, heads = SHAPE
+    layers, width, heads = shape
     sizes = {"n_embd": width, "n_layer": layers, "n_head": heads, "block_size": context}
     return module.GPT(module.GPTConfig(vocab_size=vocab_size, dropout=0.0, bias=True, **sizes))
 

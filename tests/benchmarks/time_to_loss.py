@@ -8,6 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
+
 from tests.benchmarks.turns import Table, in_turns, timed
 
 QUESTION = "How long until Tiny Shakespeare is learnt to nanoGPT's loss? (--data, --nanogpt)"
@@ -68,9 +70,19 @@ def measure(options):
             contenders[name] = lambda name=name, protocol=protocol: ours(
                 name, protocol, options.data, held_out, place
             )
-        reference = next(iter(contenders))
-        table = Table("Time to 1.88 on Tiny Shakespeare, CPU", PROTOCOL, "seconds", True, reference)
-        yield in_turns(table, contenders, options.rounds)
+        yield _table("Time to 1.88 on Tiny Shakespeare, CPU", contenders, options.rounds)
+        contenders = {}
+        if torch.cuda.is_available() and options.nanogpt is not None:
+            contenders["nanoGPT"] = lambda: _nanogpt(place / "nanogpt", held_out, NANOGPT[:1])
+        names = ["shakespeare_char_gold", *(["shakespeare_char_gpu"] if torch.cuda.is_available() else [])]
+        for name in names:
+            contenders[name] = lambda name=name: ours(name, "stream", options.data, held_out, place)
+        yield _table("Time to 1.4697 on Tiny Shakespeare", contenders, 1)
+
+
+def _table(title, contenders, rounds):
+    table = Table(title, PROTOCOL, "seconds", True, next(iter(contenders)))
+    return in_turns(table, contenders, rounds)
 
 
 def ours(recipe, protocol, data, held_out, place):
@@ -104,9 +116,9 @@ def _prepare(nanogpt, data, copy):
     )
 
 
-def _nanogpt(copy, held_out):
+def _nanogpt(copy, held_out, settings=NANOGPT):
     shutil.rmtree(copy / "out-shakespeare-char", ignore_errors=True)
-    seconds = timed([sys.executable, "train.py", *NANOGPT], copy, os.environ)
+    seconds = timed([sys.executable, "train.py", *settings], copy, os.environ)
     command = [sys.executable, "-c", SCORE, str(held_out)]
     said = subprocess.run(command, cwd=copy, check=True, capture_output=True, text=True)
     return {"seconds": seconds, "loss": float(said.stdout.split()[-1])}  # it talks
