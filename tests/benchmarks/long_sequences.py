@@ -82,7 +82,7 @@ def _draw(tables):
             heights = [median(each[unit] for each in table.measured[name]) for table in tables.values()]
             axes.plot(list(tables), heights, marker="o", markersize=4, label=name)
         axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
+        axes.set_yscale("log", base=10 if unit == "ms" else 2)
         axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.yaxis.set_minor_formatter("")
         axes.set_xticks(list(tables), [f"{length:,}" for length in tables])
