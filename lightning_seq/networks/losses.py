@@ -150,6 +150,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 else:
                     grad_x.copy_((gradient @ matrix) * scored)
                     grad_weight += gradient.T @ x
+                del gradient  # before there are the next chunk's logits
         grad_bias = None if bias is None or grad_bias is None else grad_bias.to(bias.dtype)
         ctx.gradients = grad_hidden, grad_weight.to(weight.dtype), grad_bias
         return loss

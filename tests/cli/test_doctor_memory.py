@@ -109,7 +109,7 @@ from tests.cli.test_doctor_memory import FAMILIES, measured
 torch.set_num_threads(1)
 found = {}
 for family in FAMILIES:
-    network = FAMILIES[family](1000).train()
+    network = FAMILIES[family](800).train()
     tokens = torch.zeros(64, 128, dtype=torch.long)
     def run():
         half = sys.argv[1] != "32-true"
@@ -124,7 +124,7 @@ for family in FAMILIES:
     loss.backward()
     del loss
     taken = memory("VmHWM") - before
-    said = measured(family, 1000, batch_size=64, time=128, precision=sys.argv[1])[1]
+    said = measured(family, 800, batch_size=64, time=128, precision=sys.argv[1])[1]
     found[family] = taken, (said.gradients + said.activations + said.workspace) / 2**20
 print(json.dumps(found))
 """
