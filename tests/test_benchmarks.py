@@ -15,7 +15,7 @@ def ask(*words):
 
 
 def test_every_benchmark_is_a_question():
-    helpers = {"__main__", "turns", "memory", "gpt2_shape", "__init__"}
+    helpers = {"__main__", "turns", "memory", "quiet", "gpt2_shape", "__init__"}
     names = {file.stem for file in (ROOT / "tests/benchmarks").glob("*.py")} - helpers
     said = ask("--help").stdout
     assert names <= {line.split()[0] for line in said.splitlines() if line.strip()}

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning_seq.callbacks import AttentionLogger
 from lightning_seq.data import TextDataModule
 from lightning_seq.models import TransformerLanguageModel
+from tests.benchmarks.quiet import trainer
 from tests.benchmarks.turns import Table, in_turns
 
 QUESTION = "What does it cost to see attention? (--data)"
@@ -104,20 +105,14 @@ def fit(shape, data, folder, callbacks, steps, **options):
         dropout=0.0,
         learning_rate=1e-4,
     )
-    trainer = pl.Trainer(
-        accelerator="cpu",
+    run = trainer(
         logger=CSVLogger(folder),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         callbacks=callbacks,
         max_steps=steps,
-        log_every_n_steps=50,
         check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
         **options,
     )
-    trainer.fit(model, data)
+    run.fit(model, data)
 
 
 def a_step(shape, data, folder, attention):

@@ -21,6 +21,7 @@ from lightning_seq.models import (
 )
 from lightning_seq.networks.base import detach
 from lightning_seq.networks.recurrent_layers import lacks_bfloat16
+from tests.benchmarks.quiet import trainer
 from tests.benchmarks.turns import Table, in_turns
 
 QUESTION = "How fast does each family train, beside a bare loop? (--data)"
@@ -89,23 +90,11 @@ class Clock(pl.Callback):
             self.speed = STEPS / (time.perf_counter() - self.start)
 
 
-def trainer(**options):
-    quiet = {
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-        "gradient_clip_val": CLIP,
-    }
-    return pl.Trainer(**{**quiet, **options})
-
-
 def ours(model, data, half):
     clock = Clock()
     precision = "bf16-mixed" if half else "32-true"
-    run = trainer(max_steps=WARMUP + STEPS, limit_val_batches=0, callbacks=[clock], precision=precision)
+    options = {"limit_val_batches": 0, "precision": precision, "gradient_clip_val": CLIP}
+    run = trainer(max_steps=WARMUP + STEPS, callbacks=[clock], **options)
     run.fit(model, data)
     return clock.speed
 
@@ -175,6 +164,7 @@ class Until(pl.Callback):
 def time_to(name, path, cache):
     data = data_for(name, path, cache)
     model, until = build(name, data.vocab_size), Until(TARGET)
-    run = trainer(max_steps=3000, val_check_interval=25, check_val_every_n_epoch=None, callbacks=[until])
+    options = {"val_check_interval": 25, "check_val_every_n_epoch": None, "gradient_clip_val": CLIP}
+    run = trainer(max_steps=3000, callbacks=[until], **options)
     run.fit(model, data)
     return {"seconds": until.seconds, "steps": run.global_step, "loss": until.loss}

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from lightning_seq.models import LSTMLanguageModel
 from tests.benchmarks import gpt2_shape
+from tests.benchmarks.quiet import trainer
 from tests.benchmarks.turns import Table, in_turns
 
 QUESTION = "How busy does training keep a GPU? (--nanogpt)"
@@ -100,21 +101,17 @@ class _Clock(pl.Callback):
 
 def _ours(model, tokens, rate, flops):
     clock = _Clock()
-    trainer = pl.Trainer(
+    run = trainer(
         accelerator="gpu",
         devices=1,
         precision="bf16-mixed",
         max_steps=WARMUP + STEPS,
         gradient_clip_val=1.0,
         callbacks=[clock],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     on_card = tokens.cuda()
     batches = [{"inputs": on_card[:, :-1], "targets": on_card[:, 1:]}] * (WARMUP + STEPS)
-    trainer.fit(model, DataLoader(batches, batch_size=None))
+    run.fit(model, DataLoader(batches, batch_size=None))
     return clock.figures(tokens, rate, flops)
 
 

@@ -29,16 +29,13 @@ from lightning_seq.callbacks import (
 )
 from lightning_seq.data import TextDataModule
 from lightning_seq.models import LSTMLanguageModel, TransformerLanguageModel
+from tests.benchmarks.quiet import trainer
 from tests.benchmarks.turns import Table, in_turns
 
 QUESTION = "What do Lightning, callbacks, loggers and the progress bar add to a step?"
 STEPS, WARMUP, CLIP, RATE = 300, 50, 1.0, 1e-3
 OF_A_STEP = ("on_train_batch_start", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
-OF_A_STEP += (
-    "on_train_batch_end",
-    "_see",
-    "threshold",
-)  # the last two are called where gradients are clipped
+OF_A_STEP += ("on_train_batch_end", "_see", "threshold")  # the last two: where gradients are clipped
 SMALL = {"embedding_dim": 32, "hidden_size": 32}
 LARGE = {"embedding_dim": 384, "num_layers": 6, "num_heads": 6, "context_length": 64}
 PROBED_STEPS, VALIDATIONS = 175, 4
@@ -104,16 +101,16 @@ def _of_a_step(text, folder, rounds):
     data.setup("fit")
 
     def training(callbacks=(), logger=None, **others):
-        def run():
-            made, clock = logger and logger(), Clock()
+        def measured():
+            made, clock = logger is not None and logger(), Clock()
             given = [each() for each in callbacks]
-            trainer = _trainer([*given, clock], max_steps=STEPS + WARMUP, logger=made, **others)
+            run = _trainer([*given, clock], max_steps=STEPS + WARMUP, logger=made, **others)
             with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # where bars are drawn
-                trainer.fit(_small(data), data)
+                run.fit(_small(data), data)
             wandb.finish()
             return {"ms": clock.a_step()}
 
-        return run
+        return measured
 
     def csv():
         return CSVLogger(folder)
@@ -156,17 +153,7 @@ def _small(data):
 
 
 def _trainer(callbacks, **others):
-    options = {
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-        "limit_val_batches": 0,
-        "gradient_clip_val": CLIP,
-    }
-    return pl.Trainer(callbacks=callbacks, **{**options, **others})
+    return trainer(callbacks=callbacks, **{"limit_val_batches": 0, "gradient_clip_val": CLIP, **others})
 
 
 def _bare(data):
@@ -205,14 +192,14 @@ def _watchers(text, folder, rounds, steps=6, warmup=2):
             logger = _offline(folder)
             logger.experiment.watch(model, log="all", log_freq=1)
         clip = None if make in (AutoClip, ZClip) else CLIP
-        trainer = _trainer(
+        training = _trainer(
             [watcher, clock] if watcher else [clock],
             max_steps=steps + warmup,
             logger=logger,
             log_every_n_steps=1,
             gradient_clip_val=clip,
         )
-        trainer.fit(model, data)
+        training.fit(model, data)
         wandb.finish()
         each = [1e3 * (b - a) for a, b in zip(clock.at[warmup - 1 :], clock.at[warmup:], strict=False)]
         own = 1e3 * median(watcher.spent[warmup:-1]) if watcher else 0.0
@@ -240,7 +227,7 @@ def _probes(text, folder, rounds):
             )
         else:
             model = LSTMLanguageModel(data.vocab_size, hidden_size=256, num_layers=2)
-        trainer = _trainer(
+        training = _trainer(
             [probe, clock],
             max_steps=10 * VALIDATIONS,
             val_check_interval=10,
@@ -249,7 +236,7 @@ def _probes(text, folder, rounds):
             logger=CSVLogger(folder),
             log_every_n_steps=10,
         )
-        trainer.fit(model, data)
+        training.fit(model, data)
         step = median(b - a for a, b in zip(clock.at, clock.at[1:], strict=False))
         look = sum(probe.spent) / VALIDATIONS
         return {"ms": 1e3 * look, "a step": 1e3 * step, "share": look / (look + PROBED_STEPS * step)}

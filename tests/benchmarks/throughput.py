@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
 from tests.benchmarks import gpt2_shape
+from tests.benchmarks.quiet import trainer
 from tests.benchmarks.turns import Table, in_turns
 
 QUESTION = "How many tokens a second are trained on, beside a bare loop and transformers' Trainer?"
@@ -113,18 +114,13 @@ def _ours(work, **options):
     model = gpt2_shape.ours(work.words, work.context, work.shape, learning_rate=RATE, **options)
     clock = Clock(work)
     ticks = _Ticks(clock)
-    trainer = pl.Trainer(
-        accelerator="cpu",
+    run = trainer(
         max_steps=work.steps + WARMUP,
         gradient_clip_val=CLIP,
         callbacks=[ticks],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     batches = [{"inputs": rows[:, :-1], "targets": rows[:, 1:]} for rows in work.ids()]
-    trainer.fit(model, DataLoader(batches, batch_size=None))
+    run.fit(model, DataLoader(batches, batch_size=None))
     return {"tokens/s": clock.speed(), "loss": float(ticks.loss)}
 
 
