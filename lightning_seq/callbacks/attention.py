@@ -64,7 +64,7 @@ class AttentionLogger(Probe):
         view: What was seen last: maps, measures and tokens, as numpy arrays and text; None before.
 
     Args:
-        every_n_steps: Look after so many optimizer steps; by default at the end of every validation.
+        every_n_steps: Look after so many optimizer steps; by default in every validation.
         n_sequences: How many sequences the measures are averaged over, as far as the first batch has them;
             maps are of the first.
         max_tokens: How much of each sequence to look at: its first tokens. Maps show 256 at most.

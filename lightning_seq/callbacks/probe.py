@@ -36,7 +36,8 @@ class Probe(Callback):
         with_text: The keys of those pictures.
 
     Args:
-        every_n_steps: Look after so many optimizer steps; None: at the end of every validation.
+        every_n_steps: Look after so many optimizer steps; None: in every validation, at the weights that are
+            validated.
         **sizes: What the example depends on. A checkpoint's example is used again only if they are the same.
     """
 
@@ -51,6 +52,7 @@ class Probe(Callback):
         self._example: Example | None = None
         self._looks = self._drawn = 0  # looks so far, and when the last pictures were drawn
         self._stopped = self._warned = False
+        self._found: Entry = {}  # in the validation that runs
 
     @abstractmethod
     def take(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Example:
@@ -117,12 +119,28 @@ class Probe(Callback):
         if not self.history:
             self._look(trainer, pl_module)
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks, logs and draws."""
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Looks after the first batch: between batches the weights are those that are validated.
+
+        At the end of the validation they may already be those of the training again, if another callback
+        averages weights.
+        """
         steps = self.every_n_steps is not None and trainer.state.fn == "fit"
-        if trainer.sanity_checking or steps:
-            return
-        if entry := self._look(trainer, pl_module):
+        if is_first(batch_idx, dataloader_idx) and not trainer.sanity_checking and not steps:
+            self._found = self._look(trainer, pl_module)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs and draws what was found of the validated weights."""
+        entry, self._found = self._found, {}
+        if entry:
             self._log(trainer, pl_module, self.numbers(entry))
             self._show(trainer, entry)
 
@@ -236,14 +254,55 @@ class Probe(Callback):
             self._example = {name: torch.tensor(x) for name, x in state_dict["example"].items()}
 
 
+def is_first(batch_idx: int, dataloader_idx: int) -> bool:
+    """Says whether a batch is the first of a validation."""
+    return batch_idx == 0 and dataloader_idx == 0
+
+
 @contextmanager
 def undisturbed(module: LightningModule) -> Iterator[None]:
-    """Evaluation as :func:`~lightning_seq.networks.base.evaluating`; random numbers come back, too."""
+    """Evaluation as :func:`~lightning_seq.networks.base.evaluating`; random numbers and states come back.
+
+    A state is what a module keeps in a buffer, or in an attribute that holds tensors or None.
+    """
     # the CPU's generator is always kept; MPS cannot be, and neither dropout nor sampling draws from it here
     kind = module.device.type
     devices = [] if kind in ("cpu", "mps", "meta") else [module.device]
-    with torch.random.fork_rng(devices, device_type=kind if devices else "cuda"), evaluating(module):
+    with (
+        torch.random.fork_rng(devices, device_type=kind if devices else "cuda"),
+        evaluating(module),
+        _keeping(module),
+    ):
         yield
+
+
+@contextmanager
+def _keeping(module: LightningModule) -> Iterator[None]:
+    """Gives every submodule back the buffers, and the attributes that hold tensors or None, that it had."""
+    buffers = [
+        (m, name, x, x.clone()) for m in module.modules() for name, x in m._buffers.items() if x is not None
+    ]
+    attributes = [
+        (vars(m), {name: x for name, x in vars(m).items() if x is None or _holds_tensors(x)})
+        for m in module.modules()
+    ]
+    try:
+        yield
+    finally:
+        for m, name, buffer, values in buffers:
+            m._buffers[name] = buffer
+            if not torch.equal(buffer, values):
+                buffer.copy_(values)
+        for now, before in attributes:
+            now.update({name: x for name, x in before.items() if now.get(name, x) is not x})
+
+
+def _holds_tensors(value: Any) -> bool:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return bool(value) and all(_holds_tensors(x) for x in value)
+    return isinstance(value, Tensor)
 
 
 def sequences_of(batch: Any) -> Tensor:

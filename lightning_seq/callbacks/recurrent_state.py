@@ -48,7 +48,7 @@ class RecurrentStateMonitor(Probe):
         history: What was measured, oldest first: dicts of what was logged, and `step`, the training step.
 
     Args:
-        every_n_steps: Look every so many training steps. By default at the end of every validation instead.
+        every_n_steps: Look every so many training steps. By default in every validation instead.
         n_sequences: How many examples to look at, as far as the first batch has them.
         max_tokens: How much of each example to look at: its first tokens.
     """

@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from tokenizers import Tokenizer
 
-from lightning_seq.callbacks.probe import inputs_of, undisturbed
+from lightning_seq.callbacks.probe import inputs_of, is_first, undisturbed
 from lightning_seq.errors import InputError
 from lightning_seq.figures import forgiving, loggers_of_text
 from lightning_seq.generation import check_sampling
@@ -21,7 +21,7 @@ _MOST_KEPT = 128
 
 
 class SampleLogger(Callback):
-    """Lets the model continue a prompt at the end of every validation, and keeps what it writes.
+    """Lets the model continue a prompt in every validation, and keeps what it writes.
 
     The text is appended to samples.txt in the run directory, under a line with the step and the validation
     loss, and goes to Weights & Biases and TensorBoard where they log. The seed is the same every time, so
@@ -68,6 +68,7 @@ class SampleLogger(Callback):
         self.log_text = log_text
         self.last = ""
         self.samples: list[tuple[int, float | None, str]] = []
+        self._sampled: str | None = None  # in the validation that runs
         self._example: list[int] = []
         self._asked: int | None = None
 
@@ -104,17 +105,31 @@ class SampleLogger(Callback):
             length, self._asked = _question(batch)
             self._example = inputs[:1].flatten()[:length].tolist()
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Samples and writes."""
-        if trainer.sanity_checking:
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Samples after the first batch: between batches the weights are those that are validated."""
+        if trainer.sanity_checking or not is_first(batch_idx, dataloader_idx):
             return
         if not _reads(pl_module, self.prompt):
             self._take_example(pl_module)
         try:  # on every rank, though one writes: the forward of a sharded model waits for all ranks
-            self.last = self._sample(pl_module)
+            self._sampled = self._sample(pl_module)
         except InputError as error:  # weights that diverged: the training's own business
             rank_zero_warn(f"SampleLogger writes nothing at step {trainer.global_step}: {error}")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes what was sampled, beside the loss."""
+        text, self._sampled = self._sampled, None
+        if text is None:
             return
+        self.last = text
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         loss = trainer.callback_metrics.get("val_loss")

@@ -36,7 +36,7 @@ class TimeGradientMonitor(Probe):
     read that one as "at least". In `history` it is infinite.
 
     Args:
-        every_n_steps: Measure after so many optimizer steps; by default at the end of every validation.
+        every_n_steps: Measure after so many optimizer steps; by default in every validation.
         n_sequences: How many sequences to average over.
         max_lag: How many tokens to look back at most.
         at: Name of the submodule that embeds the inputs (default: the first nn.Embedding of the model).
