@@ -22,6 +22,7 @@ from lightning_seq.evaluation import (
     Protocol,
     Sliding,
     Stream,
+    initial_state_loss,
     mean_squared_gradients,
     measures,
     score,
@@ -53,6 +54,9 @@ def evaluate(options: Namespace, data_words: list[str]) -> dict[str, Any]:
     start = time.perf_counter()
     with _progress(len(text.ids) - 1, "scoring") as bar:
         losses = score(network, torch.from_numpy(text.ids), protocol, options.batch_size, method, bar.update)
+    from_start = None
+    if isinstance(protocol, Stream) and method is None:
+        from_start = initial_state_loss(network, torch.from_numpy(text.ids), batch_size=options.batch_size)
     sizes = {"characters": text.characters, "bytes": text.bytes, "words": text.words}
     return {
         "checkpoint": options.checkpoint,
@@ -66,6 +70,7 @@ def evaluate(options: Namespace, data_words: list[str]) -> dict[str, Any]:
         "unknown_token": text.unknown_token,
         "unknown_written": text.written,
         **measures(_total(losses, options.dynamic_learning_rate), len(losses), **sizes),
+        "initial_state_loss": from_start,
         "seconds": round(time.perf_counter() - start, 3),
         "device": next((str(parameter.device) for parameter in network.parameters()), "cpu"),
     }

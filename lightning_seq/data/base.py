@@ -21,6 +21,7 @@ from lightning_seq.data.tokenization.encoding import Ids, encode
 from lightning_seq.data.tokenization.tokenizers import characters_per_token, vocabulary_size
 from lightning_seq.data.tokenization.vocabulary import agreed, cached, check_spec
 from lightning_seq.errors import InputError
+from lightning_seq.networks.base import check_dropout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +52,10 @@ class SequenceDataModule(ResumableDataModule):
         separate_documents: Whether documents have nothing to do with one another: with "contiguous", the
             carried state begins anew with each; with "blocks", the batch has document_ids, and the first
             token of a document is no target. They are so in "documents" anyway.
+        reset_probability: With "contiguous", the probability that a row of a training batch starts from the
+            initial state although its text continues. It teaches a recurrent network to start, which it
+            needs to continue a prompt, also where training reads a long text only once; 0 always carries
+            the state.
         seed: Of the order of training batches.
         cache_dir: Where tokenized text is kept; by default $LIGHTNING_SEQ_CACHE, or lightning_seq in the
             user's cache directory.
@@ -68,6 +73,7 @@ class SequenceDataModule(ResumableDataModule):
         context_length: int = 128,
         tokens_per_batch: int | None = None,
         separate_documents: bool = False,
+        reset_probability: float = 0.02,
         seed: int = 0,
         cache_dir: str | None = None,
         num_proc: int | None = None,
@@ -85,6 +91,7 @@ class SequenceDataModule(ResumableDataModule):
         }
         at_least(1, **{name: value for name, value in optional.items() if value is not None})
         at_least(0, seed=seed)
+        check_dropout(reset_probability, "reset_probability")
         if tokenizer is not None:
             check_spec(tokenizer, max_vocab_size)
         one_of(batching=batching, choices=("contiguous", "blocks", "documents"))
@@ -98,6 +105,7 @@ class SequenceDataModule(ResumableDataModule):
         self.context_length = context_length
         self.tokens_per_batch = tokens_per_batch
         self.separate_documents = separate_documents
+        self.reset_probability = reset_probability
         self.seed = seed
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
         self.num_proc = num_proc
@@ -217,6 +225,7 @@ class SequenceDataModule(ResumableDataModule):
             return DocumentPlan(**common, documents=store.documents, tokens_per_batch=self.tokens_per_batch)
         if self.batching == "blocks":
             return BlockPlan(**common)
+        common["reset_probability"] = self.reset_probability
         if self.separate_documents:
             return DocumentLanePlan(**common, documents=store.documents)
         return ContiguousPlan(**common)
@@ -236,6 +245,7 @@ class SequenceDataModule(ResumableDataModule):
             "context_length": self.context_length,
             "tokens_per_batch": self.tokens_per_batch,
             "separate_documents": self.separate_documents,
+            "reset_probability": self.reset_probability if self.batching == "contiguous" else 0.0,
             "seed": self.seed,
         }
 

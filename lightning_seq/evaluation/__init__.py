@@ -4,7 +4,7 @@ from lightning_seq.evaluation.dynamic import DynamicEvaluation, MeanSquaredGradi
 from lightning_seq.evaluation.measures import measures
 from lightning_seq.evaluation.neural_cache import NeuralCache
 from lightning_seq.evaluation.protocols import Blocks, Protocol, Sliding, Stream
-from lightning_seq.evaluation.scoring import score
+from lightning_seq.evaluation.scoring import initial_state_loss, score
 
 __all__ = [
     "Blocks",
@@ -14,6 +14,7 @@ __all__ = [
     "Protocol",
     "Sliding",
     "Stream",
+    "initial_state_loss",
     "mean_squared_gradients",
     "measures",
     "score",

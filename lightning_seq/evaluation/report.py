@@ -36,6 +36,11 @@ def _rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "protocol", result["protocol"]
     yield "tokens scored", f"{result['tokens']:,} (all but the first)"
     yield "loss", f"{result['loss']:.4f} nats per token"
+    if (start := result.get("initial_state_loss")) is not None:
+        yield (
+            "initial-state loss",
+            f"{start:.4f} nats per token, over the first 20 tokens read without a past",
+        )
     yield "perplexity", f"{_number(result['perplexity'])} per token"
     for unit in ("character", "byte"):
         if (bits := result.get(f"bits_per_{unit}")) is not None:

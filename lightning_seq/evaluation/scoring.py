@@ -10,12 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from lightning_seq.errors import InputError
-from lightning_seq.evaluation.protocols import Protocol
+from lightning_seq.evaluation.protocols import Blocks, Protocol
 from lightning_seq.networks.base import IGNORE_INDEX, State, evaluating
 from lightning_seq.networks.losses import negative_log_likelihood
 
 Step: TypeAlias = Callable[[Tensor, Tensor, State], tuple[Tensor, State]]
 """From inputs, targets ``(rows, time)`` and a state to the loss of each target and the next state."""
+
+TOKENS_FROM_START = 20
+"""Targets of each piece that :func:`initial_state_loss` scores: the length of a short prompt."""
+_TOKENS_SCORED_FROM_START = 100_000
 
 
 class Method(ABC):
@@ -77,6 +81,23 @@ def score(
     for where, scored, nll in parts:  # only now, so that a GPU need not wait
         losses[where] = nll.cpu().double()[scored]
     return losses
+
+
+def initial_state_loss(network: nn.Module, tokens: Tensor, batch_size: int = 32) -> float:
+    """Returns the mean loss of the first 20 tokens that the network reads from its initial state, in nats.
+
+    A network that carried its state through all of its training, and so never learned to start, has a low
+    loss within a stream and still continues a prompt badly. This loss shows it: the text is cut into pieces
+    of 20 targets, and each is read without a past. Of a long text the first 100,000 tokens are read.
+
+    Args:
+        network: As in :func:`score`.
+        tokens: int64, ``(length,)``, at least two.
+        batch_size: Pieces that are run at once; it does not change the result.
+    """
+    bound = getattr(network, "context_length", None) or TOKENS_FROM_START
+    pieces = Blocks(min(TOKENS_FROM_START, bound))
+    return float(score(network, tokens[:_TOKENS_SCORED_FROM_START], pieces, batch_size).mean())
 
 
 def forward(network: nn.Module, inputs: Tensor, targets: Tensor, state: State) -> tuple[Tensor, State]:

@@ -10,6 +10,7 @@ import torch
 
 from lightning_seq import checkpoints
 from lightning_seq.__main__ import main
+from lightning_seq.evaluation import initial_state_loss
 from tests.cli.conftest import LSTM, TEXT, TINY, command, here, trained  # noqa: F401
 
 TRANSFORMER = ["--model=TransformerLanguageModel", "--model.embedding_dim=8", "--model.num_heads=1"]
@@ -45,6 +46,8 @@ def test_a_stream_is_one_pass_over_the_text(evaluate, trained):  # noqa: F811
     assert found["bits_per_character"] == pytest.approx(found["loss"] / math.log(2))
     assert found["word_perplexity"] == pytest.approx(math.exp(losses.sum().item() / words), rel=1e-4)
     assert found["unknown"] == 0
+    start = initial_state_loss(model.network, tokens[0])
+    assert found["initial_state_loss"] == pytest.approx(start, rel=1e-5)
 
 
 def test_the_table(command, trained):  # noqa: F811
@@ -53,6 +56,11 @@ def test_the_table(command, trained):  # noqa: F811
     assert "protocol            sliding window, context 128, stride 32\n" in said
     assert "text                text.txt, validation split\n" in said
     assert "word perplexity     " in said
+    assert "initial-state" not in said  # every window begins without a past
+    assert max(map(len, said.splitlines())) <= 80
+    status, said = command("evaluate", "--checkpoint", trained, "--protocol", "stream", *DATA)
+    assert status == 0
+    assert "initial-state loss  " in said
     assert max(map(len, said.splitlines())) <= 80
 
 

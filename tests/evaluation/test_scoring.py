@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lightning_seq.errors import InputError
-from lightning_seq.evaluation import Blocks, Sliding, Stream, score
+from lightning_seq.evaluation import Blocks, Sliding, Stream, initial_state_loss, score
 from lightning_seq.networks import LSTM, Transformer
 from tests.networks.families import FAMILIES, VOCAB_SIZE
 
@@ -212,3 +212,25 @@ def test_a_bound_of_the_network_is_no_bound_of_the_text():
     network = Transformer(VOCAB_SIZE, 16, 1, 1, context_length=8)
     assert score(network, text(100), Blocks(8)).isfinite().all()
     assert score(network, text(100), Stream(4)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "family", ["elman_tanh", "gru_learnt_start", "lstm", "min_gru", "min_lstm", "bigram"]
+)
+def test_the_initial_state_loss_is_that_of_the_first_20_tokens_without_a_past(family):
+    network, tokens = make(family), text(64)
+    expected = [
+        loss(network, tokens[start : start + past], tokens[start + past])
+        for start in (0, 20, 40, 60)
+        for past in range(1, min(20, 63 - start) + 1)
+    ]
+    found = initial_state_loss(network, tokens)
+    assert found == pytest.approx(sum(expected) / 63, rel=1e-4)
+    assert initial_state_loss(network, tokens, batch_size=1) == pytest.approx(found, rel=1e-5)
+
+
+def test_the_initial_state_loss_keeps_within_a_networks_context():
+    network, tokens = Transformer(VOCAB_SIZE, 16, 1, 1, context_length=7).eval(), text(50)
+    assert initial_state_loss(network, tokens) == pytest.approx(
+        score(network, tokens, Blocks(7)).mean().item()
+    )

@@ -1,11 +1,14 @@
 """Truncated back-propagation through time in Lightning's automatic optimization."""
 
+from random import Random
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from lightning_seq.data import TextDataModule
+from lightning_seq.evaluation import Stream, initial_state_loss, score
 from lightning_seq.models import (
     GRULanguageModel,
     LSTMLanguageModel,
@@ -22,13 +25,39 @@ ROWS, TIME, CLIP = 4, 16, 0.25
 
 def fit(cls, path, cache, dropout=0.0):
     data = TextDataModule(
-        path=str(path), tokenizer="character", batch_size=ROWS, context_length=TIME, cache_dir=str(cache)
+        path=str(path),
+        tokenizer="character",
+        batch_size=ROWS,
+        context_length=TIME,
+        reset_probability=0.0,
+        cache_dir=str(cache),
     )
     torch.manual_seed(0)
     model = cls(data.vocab_size, embedding_dim=8, hidden_size=8, num_layers=2, dropout=dropout)
     run = trainer(max_steps=-1, max_epochs=1, gradient_clip_val=CLIP, limit_val_batches=0)
     run.fit(model, data)
     return model, data, run.global_step
+
+
+def test_a_network_that_reads_a_text_once_learns_to_start_all_the_same(tmp_path):
+    """The loss within the text stays as it is; that of tokens read from the initial state falls."""
+    random = Random(0)
+    words = ["".join(random.choices("abcdefghijklmnop", k=random.randint(3, 7))) for _ in range(40)]
+    path = tmp_path / "text.txt"
+    path.write_text(" ".join(random.choices(words, k=40_000)))
+
+    def losses(**options):
+        data = TextDataModule(path, batch_size=8, context_length=32, cache_dir=str(tmp_path / "c"), **options)
+        torch.manual_seed(0)
+        model = LSTMLanguageModel(data.vocab_size, embedding_dim=16, hidden_size=64, learning_rate=1e-2)
+        trainer(max_steps=400, limit_val_batches=0, gradient_clip_val=1.0).fit(model, data)
+        text = torch.tensor(data.tokenizer.encode(path.read_text()[-6000:]).ids)
+        within = score(model.network, text, Stream(64)).mean().item()
+        return within, initial_state_loss(model.network, text)
+
+    (within, start), (within_always_carried, start_always_carried) = losses(), losses(reset_probability=0.0)
+    assert within == pytest.approx(within_always_carried, rel=0.015)
+    assert start < 0.97 * start_always_carried
 
 
 @pytest.mark.parametrize("cls", [RNNLanguageModel, GRULanguageModel, LSTMLanguageModel])

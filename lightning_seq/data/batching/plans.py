@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lightning_seq.data.batching.draws import Draws
 from lightning_seq.errors import InputError
 
 FEWEST_TOKENS = 2  # one to read, one to predict
@@ -47,6 +48,8 @@ class Plan(ABC):
         shuffle: Set to False for training batches that are the same in every epoch.
         seed: Of the order of training batches.
         documents: Where each document starts and, last, where the text ends; None for one document.
+        reset_probability: Probability that a row of a training batch starts from the initial state although
+            its text continues; only for plans that carry state.
     """
 
     tokens: int
@@ -58,6 +61,7 @@ class Plan(ABC):
     shuffle: bool = True
     seed: int = 0
     documents: Indices | None = field(default=None, repr=False)
+    reset_probability: float = 0.0
 
     def __post_init__(self) -> None:
         if len(self) < 1:
@@ -88,6 +92,18 @@ class Plan(ABC):
     def of_this_rank(self, rows: Indices) -> Indices:
         """Picks this rank's rows out of those of all ranks (..., rows)."""
         return rows[..., self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
+
+    def kept(self, epoch: int, step: int) -> npt.NDArray[np.bool_]:
+        """Returns which of this rank's rows keep their carried state at ``step``, (batch,).
+
+        A training that reads its text once would otherwise start from the initial state at its first step
+        alone, and a network that never learns to start cannot continue a prompt.
+        """
+        if not (self.training and self.reset_probability):
+            return np.full(self.batch_size, True)
+        rows = self.of_this_rank(step * self.rows + np.arange(self.rows))
+        draws = Draws(self.seed, epoch if self.shuffle else 0, rows).bits(1)[:, 0]
+        return draws >= np.uint64(self.reset_probability * 2.0**64)
 
     def _too_short(self) -> str:
         if not self.training:
@@ -133,7 +149,7 @@ class ContiguousPlan(Plan):
             starts = np.minimum(lanes + step * self.context_length, ends)
             stops = np.minimum(starts + self.context_length, ends)
             width = min(self.context_length, length)
-            return Rows(starts, stops, width, np.full(self.batch_size, step > 0))
+            return Rows(starts, stops, width, self.kept(epoch, step) & (step > 0))
 
         return rows
 

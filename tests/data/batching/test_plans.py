@@ -178,3 +178,38 @@ def test_gather_shifts_and_pads():
     assert batch["inputs"].tolist() == [[5, 6, 7], [8, 0, 0], [0, 0, 0]]
     assert batch["targets"].tolist() == [[6, 7, 8], [9, -100, -100], [-100, -100, -100]]
     assert batch["inputs"].dtype == batch["targets"].dtype == torch.int64
+
+
+def starts(plan, epoch):
+    """Which rows start from the initial state, (steps, batch)."""
+    rows = plan.epoch(epoch)
+    return np.stack([~rows(step).continues for step in range(len(plan))])
+
+
+LONG = {"tokens": 64_001, "batch_size": 4, "context_length": 8, "world_size": 2, "seed": 3}
+
+
+@pytest.mark.parametrize("probability", [0.02, 0.25])
+def test_rows_of_a_training_start_anew_with_the_given_probability(probability):
+    options = {"training": True, "reset_probability": probability}
+    ranks = make_all(ContiguousPlan, LONG, **options)
+    found = np.concatenate([starts(each, 0) for each in ranks], axis=1)
+    assert found[0].all()
+    draws = found[1:].size
+    assert abs(found[1:].mean() - probability) < 4 * (probability * (1 - probability) / draws) ** 0.5
+    assert len(np.unique(found, axis=1).T) == len(found.T)  # each row at its own steps
+    assert not np.array_equal(starts(ranks[0], 0), starts(ranks[0], 1))
+    again = [starts(each, 0) for each in make_all(ContiguousPlan, LONG, **options)]
+    assert np.array_equal(found, np.concatenate(again, axis=1))
+    one = ContiguousPlan(**{**LONG, "batch_size": 8, "world_size": 1}, **options)
+    assert np.array_equal(found, starts(one, 0))  # however rows are divided among processes
+
+
+def test_the_same_batches_in_every_epoch_start_at_the_same_rows():
+    plan = make(ContiguousPlan, 0, LONG, training=True, shuffle=False, reset_probability=0.1)
+    assert np.array_equal(starts(plan, 0), starts(plan, 5))
+
+
+@pytest.mark.parametrize("options", [{"training": True}, {"training": False, "reset_probability": 0.5}])
+def test_state_is_always_carried_without_a_probability_and_in_evaluation(options):
+    assert not starts(make(ContiguousPlan, 1, LONG, **options), 0)[1:].any()
