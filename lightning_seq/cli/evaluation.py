@@ -11,8 +11,9 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from lightning_seq import checkpoints
 from lightning_seq.data import SequenceDataModule
-from lightning_seq.data.scored_text import ScoredText, file_text, scored_text
+from lightning_seq.data.scored_text import ScoredText, file_sha256, file_text, scored_text
 from lightning_seq.data.tokenization.ready_made import parse_tokenizer
+from lightning_seq.data.training_text import comparison, recognized
 from lightning_seq.errors import InputError
 from lightning_seq.evaluation import (
     Blocks,
@@ -63,6 +64,7 @@ def evaluate(options: Namespace, data_words: list[str]) -> dict[str, Any]:
         "model": type(model).__name__,
         "text": options.text if data is None else data.describe(),
         "split": None if data is None else split,
+        **_provenance(model, data, split, options.text, text),
         "protocol": protocol.name if method is None else f"{protocol.name}, {method.name}",
         "tokens": len(losses),
         **sizes,
@@ -132,6 +134,25 @@ def _text(
             f"the text has the id {largest} and the model knows {known}: take the data it was trained on"
         )
     return text
+
+
+def _provenance(
+    model: Any, data: SequenceDataModule | None, split: Any, path: str | None, text: ScoredText
+) -> dict[str, Any]:
+    """Returns the hash of the scored text, and how it compares with what the checkpoint was trained on."""
+    record = getattr(model, "training_record", None)
+    if data is None:
+        assert path is not None
+        sha256, of_train = file_sha256(path), None
+    else:
+        sha256, of_train = data.content_sha256(split), data.content_sha256("train")
+    return {
+        "sha256": sha256,
+        "trained_on": None if record is None else record["name"],
+        "trained_on_sha256": None if record is None else record["sha256"],
+        "training_text_fraction": None if record is None else recognized(record, text.ids),
+        "comparison": comparison(record, text.ids, of_train),
+    }
 
 
 def _protocol(options: Namespace, bound: int | None) -> Protocol:

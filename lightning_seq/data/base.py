@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 from tokenizers import Tokenizer
 
@@ -20,6 +21,7 @@ from lightning_seq.data.token_store import FORMAT, TokenStore
 from lightning_seq.data.tokenization.encoding import Ids, encode
 from lightning_seq.data.tokenization.tokenizers import characters_per_token, vocabulary_size
 from lightning_seq.data.tokenization.vocabulary import agreed, cached, check_spec
+from lightning_seq.data.training_text import comparison, training_record
 from lightning_seq.errors import InputError
 from lightning_seq.networks.base import check_dropout
 
@@ -130,6 +132,10 @@ class SequenceDataModule(ResumableDataModule):
         """Returns a digest of the content of ``split``: what is tokenized is kept under it."""
         return digest(self.documents(split))
 
+    def content_sha256(self, split: Split) -> str:
+        """Returns the digest of ``split``, which is computed once."""
+        return self._fingerprint(split)
+
     def describe(self) -> str:
         """Returns what the text is, for people."""
         return type(self).__name__
@@ -197,6 +203,22 @@ class SequenceDataModule(ResumableDataModule):
         self._announced = True
         counts = {split: self._store(split).counts for split in self.stored_splits}
         rank_zero_info(summary(self.describe(), self._fingerprint("train"), counts, self.tokenizer))
+
+    def training_record(self) -> dict[str, Any]:
+        """Returns what a checkpoint records of the training text, see :mod:`data.training_text`."""
+        ids = self._store("train").tokens if "train" in self.stored_splits else np.empty(0, dtype=np.int64)
+        return training_record(self.describe(), self._fingerprint("train"), ids)
+
+    def report_scored(self, split: Split, record: dict[str, Any] | None) -> None:
+        """Says which text is scored, and how it compares with what a checkpoint was trained on.
+
+        Args:
+            split: What is scored.
+            record: As ``training_record`` returned it; None where the checkpoint records nothing.
+        """
+        said = comparison(record, self._store(split).tokens, self._fingerprint("train"))
+        text = f"{self.describe()}, {split} split, sha256 {self._fingerprint(split)[:8]}"
+        rank_zero_info(f"scored text: {text}; {said}")
 
     def batches(self, split: Split, training: bool) -> Batches:
         """Returns this rank's batches of ``split``."""

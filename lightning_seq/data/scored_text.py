@@ -1,7 +1,7 @@
 """A text to be scored: its ids, and how much raw text stands behind those of them that are scored."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from lightning_seq.data.checks import at_least
-from lightning_seq.data.sources.documents import separated
+from lightning_seq.data.sources.documents import digest, separated
 from lightning_seq.data.sources.files import find_files, read_text
 from lightning_seq.data.tokenization.chunks import pieces, words
 from lightning_seq.data.tokenization.encoding import Ids, encode
@@ -105,8 +105,16 @@ def file_text(path: str, tokenizer: Tokenizer, max_tokens: int | None = None) ->
         tokenizer: Which encodes them.
         max_tokens: Where to stop, if before the end.
     """
-    texts = separated(read_text(file) for file in find_files(path, (".txt",)))
-    return scored_text(encode(tokenizer, texts), tokenizer, max_tokens)
+    return scored_text(encode(tokenizer, separated(_documents(path))), tokenizer, max_tokens)
+
+
+def file_sha256(path: str) -> str:
+    """Returns the digest of local files that a DataModule has of a split with these documents."""
+    return digest(_documents(path))
+
+
+def _documents(path: str) -> Iterator[str]:
+    return (read_text(file) for file in find_files(path, (".txt",)))
 
 
 def _end(tokenizer: Tokenizer | None, text: str, ids: Ids) -> tuple[int, int]:

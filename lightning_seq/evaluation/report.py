@@ -32,7 +32,8 @@ def as_table(result: dict[str, Any]) -> str:
 def _rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     split = f", {result['split']} split" if result["split"] else ""
     yield "checkpoint", f"{result['checkpoint']} ({result['model']})"
-    yield "text", f"{result['text']}{split}"
+    yield "text", f"{result['text']}{split}, sha256 {result['sha256'][:8]}"
+    yield "training text", result["comparison"]
     yield "protocol", result["protocol"]
     yield "tokens scored", f"{result['tokens']:,} (all but the first)"
     yield "loss", f"{result['loss']:.4f} nats per token"

@@ -120,6 +120,7 @@ class LanguageModel(LightningModule):
         given = {name: value for name, value in self._schedule_options.items() if value is not None}
         check_schedule(given.pop("schedule"), given.pop("warmup_steps"), given)
         self.tokenizer: Tokenizer | None = None
+        self.training_record: dict[str, Any] | None = None  # of the text that the weights were trained on
         self._carried = CarriedState()
         self._compilation = Compilation(network, compile)
         self._normalization = TokenNormalization()
@@ -285,8 +286,23 @@ class LanguageModel(LightningModule):
                     each.validated(float(figures["loss"]))
 
     def on_validation_start(self) -> None:
-        """Puts NT-ASGD's mean of the weights in their place."""
+        """Puts NT-ASGD's mean of the weights in their place; outside of a training, says what is scored."""
         show_mean(self, True)
+        if self.trainer.state.fn == "validate":
+            self._report_scored("validation")
+
+    def on_test_start(self) -> None:
+        """Says which text is scored."""
+        self._report_scored("test")
+
+    def on_predict_start(self) -> None:
+        """Says which text is scored."""
+        self._report_scored("test")
+
+    def _report_scored(self, split: str) -> None:
+        report = getattr(self._datamodule(), "report_scored", None)
+        if report is not None:
+            report(split, self.training_record)
 
     def on_validation_end(self) -> None:
         """Puts the weights back, and leaves the time of validation out of the tokens per second."""
@@ -355,6 +371,8 @@ class LanguageModel(LightningModule):
                 f"trainer.accumulate_grad_batches is {self.trainer.accumulate_grad_batches}: give 1 or more"
             )
         check_sizes(self, self._datamodule())
+        record = getattr(self._datamodule(), "training_record", None)
+        self.training_record = None if record is None else record()
         self._compilation.begin(self._datamodule())
 
     def _datamodule(self) -> Any:
@@ -372,6 +390,7 @@ class LanguageModel(LightningModule):
         """Adds this model's class and tokenizer, and the state it carries, of all ranks' lanes."""
         tokenizer = None if self.tokenizer is None else self.tokenizer.to_str()
         entry = checkpoint[checkpoints.KEY] = checkpoints.describe(self, tokenizer)
+        entry["training_record"] = self.training_record
         if self.trainer.state.fn == "fit":
             entry["state"] = self._carried.for_checkpoint(self)
             counted = self._normalization
@@ -389,7 +408,9 @@ class LanguageModel(LightningModule):
             self.tokenizer = Tokenizer.from_str(tokenizer)
             if self._trainer is not None:
                 self._agree_on_tokenizer()
-        if self._trainer is not None and self.trainer.state.fn == "fit":
+        if self._trainer is None or self.trainer.state.fn != "fit":  # a training has a record of its own
+            self.training_record = entry.get("training_record")
+        else:
             self._randomness.base = entry.get("seed")
             self._open_window = entry.get("gradients")
             take_from_checkpoint(checkpoint, entry)

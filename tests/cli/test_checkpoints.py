@@ -7,7 +7,8 @@ import sys
 import pytest
 import torch
 
-from tests.cli.conftest import LSTM, TINY
+from lightning_seq.data.sources.documents import cut_parts, digest
+from tests.cli.conftest import LSTM, TEXT, TINY
 
 
 def test_a_checkpoint_is_tested_with_its_own_architecture_and_tokenizer(command, trained, here):
@@ -43,6 +44,31 @@ def test_every_evaluation_runs_from_a_checkpoint(command, trained, act):
     status, said = command(act, *LSTM, *TINY, "--ckpt_path", trained)
     assert status == 0, said
     assert "not trained ones" not in said
+
+
+@pytest.mark.parametrize(
+    ("act", "split"), [("validate", "validation"), ("test", "test"), ("predict", "test")]
+)
+def test_every_evaluation_says_which_text_it_scores(command, trained, here, act, split):
+    (here / "other.txt").write_text("".join(f"{i} owls and {i * i} cats.\n" for i in range(99)))
+    line = [act, *LSTM, *TINY, f"--ckpt_path={trained}"]
+    parts = dict(zip(("train", "validation", "test"), cut_parts(TEXT, 2), strict=True))
+    same, other = (
+        command(*line)[1],
+        command(*line, "--data.path=other.txt", f"--data.val_path={here}/text.txt")[1],
+    )
+    sha256 = digest([parts[split]])[:8]
+    assert f"scored text: text.txt, {split} split, sha256 {sha256}; the checkpoint was trained on the" in same
+    found = re.search(rf"scored text: other.txt, .*{split} split, sha256 (\w+); the checkpoint (.*)", other)
+    assert found is not None
+    trained_on = f"text.txt, sha256 {digest([parts['train']])[:8]}"
+    if split == "validation":  # which is the whole file that was trained on
+        assert found.groups() == (
+            digest([TEXT])[:8],
+            f"was trained on {trained_on}, of which 100% occurs in the scored text",
+        )
+    else:
+        assert found[2] == f"was trained on other data: {trained_on}"
 
 
 def test_a_training_goes_on_from_a_checkpoint(command, trained, here):

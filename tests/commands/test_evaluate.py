@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import torch
 
 from lightning_seq import checkpoints
 from lightning_seq.__main__ import main
+from lightning_seq.data.sources.documents import cut_parts, digest
 from lightning_seq.evaluation import initial_state_loss
 from tests.cli.conftest import LSTM, TEXT, TINY, command, here, trained  # noqa: F401
 
@@ -54,7 +56,7 @@ def test_the_table(command, trained):  # noqa: F811
     status, said = command("evaluate", "--checkpoint", trained, "--protocol", "sliding", *DATA)
     assert status == 0
     assert "protocol            sliding window, context 128, stride 32\n" in said
-    assert "text                text.txt, validation split\n" in said
+    assert re.search(r"\ntext {16}text.txt, validation split, sha256 [0-9a-f]{8}\n", said)
     assert "word perplexity     " in said
     assert "initial-state" not in said  # every window begins without a past
     assert max(map(len, said.splitlines())) <= 80
@@ -62,6 +64,31 @@ def test_the_table(command, trained):  # noqa: F811
     assert status == 0
     assert "initial-state loss  " in said
     assert max(map(len, said.splitlines())) <= 80
+
+
+def test_says_what_the_checkpoint_was_trained_on(command, evaluate, trained, here):  # noqa: F811
+    novel = "".join(f"{i} owls and {i * i} cats.\n" for i in range(99))
+    (here / "novel.txt").write_text(novel)
+    (here / "whole.txt").write_text(novel + TEXT)
+    train_sha256 = digest(cut_parts(TEXT, 2)[:1])
+    line = ("--protocol=blocks", "--context_length=8")
+    for words, name, sha256, fraction in (
+        (["--text=text.txt"], "text.txt", digest([TEXT]), 1),  # most of it was trained on
+        (["--text=whole.txt"], "whole.txt", digest([novel + TEXT]), 1),
+        (["--text=novel.txt"], "novel.txt", digest([novel]), 0),
+        ([*DATA, "--split=train"], "text.txt", train_sha256, 1),
+        ([*DATA, "--data.path=novel.txt"], "novel.txt", None, 0),
+    ):
+        found = evaluate(*line, *words)
+        assert (found["text"], found["training_text_fraction"]) == (name, fraction)
+        assert sha256 in (None, found["sha256"])
+        assert (found["trained_on"], found["trained_on_sha256"]) == ("text.txt", train_sha256)
+    start = ["evaluate", "--checkpoint", trained, *line, DATA[0]]
+    paths = ("text.txt", "novel.txt")
+    said = {path: " ".join(command(*start, f"--data.path={path}")[1].split()) for path in paths}
+    assert "training text the checkpoint was trained on the train split of this data" in said["text.txt"]
+    other = f"trained on other data: text.txt, sha256 {train_sha256[:8]} protocol"
+    assert other in said["novel.txt"]
 
 
 def test_blocks_of_a_recipes_split_equal_those_of_its_text(evaluate, here):  # noqa: F811
