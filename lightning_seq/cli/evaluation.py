@@ -29,6 +29,7 @@ from lightning_seq.evaluation import (
     score,
 )
 from lightning_seq.evaluation.scoring import Method
+from lightning_seq.models.sizes import check_documents
 
 UNBOUNDED_CONTEXT = 128
 STATISTICS_LANES = 100  # as the authors of dynamic evaluation have it
@@ -48,6 +49,7 @@ def evaluate(options: Namespace, data_words: list[str]) -> dict[str, Any]:
         raise InputError(f"{type(model).__name__} keeps no `network` that could be scored: give it one")
     network.to(_device(options.device))
     data = None if options.text is not None else _data(data_words, model)
+    check_documents(network, data)
     split = options.split or "validation"
     text = _text(model, data, split, options.text, options.max_tokens)
     protocol = _protocol(options, getattr(network, "context_length", None))

@@ -1,13 +1,12 @@
 """torch.compile for the network alone, in place, and without ever compiling it for another shape."""
 
-import inspect
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_seq.errors import InputError
-from lightning_seq.networks.base import IGNORE_INDEX
+from lightning_seq.networks.base import IGNORE_INDEX, takes_document_ids
 from lightning_seq.networks.spreading import is_spread, repeated
 
 
@@ -31,8 +30,7 @@ class Compilation:
         self._network = [network]  # in a list: it is the model's submodule, not this object's
         self._wanted, self._begun = wanted, False
         self._length: int | None = None
-        plain = getattr(network, "_orig_mod", network)  # what torch.compile wrapped
-        self._takes_documents = "document_ids" in inspect.signature(plain.forward).parameters
+        self.takes_document_ids = takes_document_ids(network)
 
     def begin(self, data: Any) -> None:
         """Compiles the network, once, for batches of ``data``."""
@@ -53,9 +51,7 @@ class Compilation:
     def run(self, batch: dict[str, Tensor], state: Any, targets: Tensor | None) -> tuple[Tensor, Any]:
         """Returns what the network makes of the batch: output and state."""
         tokens, time = batch["inputs"], batch["inputs"].size(1)
-        documents = {}
-        if self._takes_documents and "document_ids" in batch:
-            documents["document_ids"] = batch["document_ids"]
+        documents = {name: batch[name] for name in ("document_ids",) if name in batch}
         missing = self._length - time if self._begun and self._length and "continues" not in batch else 0
         if missing > 0:
             tokens = F.pad(tokens, (0, missing))

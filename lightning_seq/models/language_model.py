@@ -22,7 +22,7 @@ from lightning_seq.models.carried_state import CarriedState
 from lightning_seq.models.compilation import Compilation
 from lightning_seq.models.optimizer_numbers import number_by_place
 from lightning_seq.models.randomness import StepRandomness
-from lightning_seq.models.sizes import check_batch, check_sizes
+from lightning_seq.models.sizes import check_batch, check_documents, check_sizes
 from lightning_seq.models.token_normalization import TokenNormalization
 from lightning_seq.models.training_log import TrainingLog
 from lightning_seq.models.unfinished_window import gradients_for_checkpoint, restore_gradients
@@ -256,7 +256,7 @@ class LanguageModel(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Starts the sums anew."""
-        check_sizes(self, self._datamodule())
+        self._check_data()
         characters = getattr(self._datamodule(), "characters_per_token", None)
         dtype = torch.float32 if self.device.type == "mps" else torch.float64  # mps has no fp64
         accuracy = bool(getattr(self._datamodule(), "scores_accuracy", False))
@@ -370,10 +370,14 @@ class LanguageModel(LightningModule):
             raise InputError(
                 f"trainer.accumulate_grad_batches is {self.trainer.accumulate_grad_batches}: give 1 or more"
             )
-        check_sizes(self, self._datamodule())
+        self._check_data()
         record = getattr(self._datamodule(), "training_record", None)
         self.training_record = None if record is None else record()
         self._compilation.begin(self._datamodule())
+
+    def _check_data(self) -> None:
+        check_sizes(self, self._datamodule())
+        check_documents(self.network, self._datamodule())
 
     def _datamodule(self) -> Any:
         return getattr(self.trainer, "datamodule", None)

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_seq.errors import InputError
+from lightning_seq.networks.base import takes_document_ids
 
 
 def check_sizes(model: LightningModule, data: Any) -> None:
@@ -33,8 +34,38 @@ def check_sizes(model: LightningModule, data: Any) -> None:
         )
 
 
+def check_documents(network: Any, data: Any) -> None:
+    """Refuses data that pack separate documents into one window, where the network cannot keep them apart.
+
+    Args:
+        network: What the batches are given to.
+        data: A DataModule, or None.
+
+    Raises:
+        InputError: The network would read from one document into the next.
+    """
+    packed = getattr(data, "separate_documents", False) and getattr(data, "batching", None) == "blocks"
+    if not packed or not isinstance(network, nn.Module) or takes_document_ids(network):
+        return
+    others = (
+        'data.batching "contiguous" (its state begins anew with each document) or "documents" (a row each)'
+    )
+    if getattr(data, "streaming", False):
+        others = f"data.max_tokens in place of streaming, with {others}"
+    raise InputError(
+        f"data.separate_documents is true with batching 'blocks', and {_no_documents(network)}: give "
+        f"{others}, or separate_documents false"
+    )
+
+
+def _no_documents(network: Any) -> str:
+    return (
+        f"{type(network).__name__} cannot keep documents in one row apart (its forward has no document_ids)"
+    )
+
+
 def check_batch(model: LightningModule, batch: Any) -> None:
-    """Refuses a batch that is no dict of ``inputs`` and ``targets``.
+    """Refuses a batch that is no dict of ``inputs`` and ``targets``, or asks what the network cannot do.
 
     Args:
         model: What is trained or scored.
@@ -48,6 +79,7 @@ def check_batch(model: LightningModule, batch: Any) -> None:
         missing = [name for name in ("inputs", "targets") if not isinstance(batch.get(name), Tensor)]
         if not missing:
             _check_memory(model, batch)
+            _check_document_ids(model, batch)
             return
         got = f"a dict of {', '.join(map(repr, batch)) or 'nothing'}, no tensor {' and '.join(missing)} in it"
     raise InputError(
@@ -65,6 +97,14 @@ def _check_memory(model: LightningModule, batch: Mapping[str, Any]) -> None:
             f"tensor_parallel_size is {mesh['tensor_parallel'].size()}, and the data's text goes on from "
             "batch to batch, while each rank would remember its own heads: give model.memory_length 0, or "
             "data.batching blocks"
+        )
+
+
+def _check_document_ids(model: Any, batch: Mapping[str, Any]) -> None:
+    if "document_ids" in batch and not model._compilation.takes_document_ids:
+        raise InputError(
+            f"the batch has document_ids, and {_no_documents(model.network)}: give one document a row, or "
+            "rows that go on from batch to batch with `continues` False where a document begins"
         )
 
 

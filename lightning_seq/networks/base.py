@@ -14,12 +14,14 @@ A network is called as ``network(tokens, state=None, targets=None)`` and returns
   A network of a user's may ignore ``targets``; who calls it tells the three by their dimensions.
 
 A network whose ``forward`` has an argument ``document_ids``, ``(batch, time)``, is given the batch's, where
-documents are packed into one window: it keeps them apart.
+documents are packed into one window: it keeps them apart. A batch with ``document_ids`` is refused where the
+network has no such argument.
 
 A state is a pytree (tensors in tuples, lists or dicts) in which every tensor has the batch first. Recurrent
 states and key/value caches are both states, so that training, evaluation and generation are written once.
 """
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias, get_args
@@ -75,6 +77,12 @@ class Network(nn.Module):
                 network's ``context_length``).
         """
         return None
+
+
+def takes_document_ids(network: nn.Module) -> bool:
+    """Returns whether ``network`` keeps documents apart that are packed into one window."""
+    plain = getattr(network, "_orig_mod", network)  # what torch.compile wrapped
+    return "document_ids" in inspect.signature(plain.forward).parameters
 
 
 def check_dropout(dropout: float, name: str = "dropout") -> None:

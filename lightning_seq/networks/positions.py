@@ -1,4 +1,4 @@
-"""How a Transformer knows where a token stands: rotary angles and sinusoids."""
+"""How a Transformer knows where a token stands: rotary angles, sinusoids, places within documents."""
 
 import torch
 from torch import Tensor
@@ -32,6 +32,16 @@ def sinusoids(positions: Tensor, width: int) -> Tensor:
     """
     angles = _angles(positions, width, 10_000.0)
     return torch.cat([angles.sin(), angles.cos()], -1)
+
+
+def positions_in_documents(document_ids: Tensor) -> Tensor:
+    """Returns how many tokens of its own document come before each token, ``(batch, time)``.
+
+    Args:
+        document_ids: Which document each token belongs to, ``(batch, time)``.
+    """
+    same = document_ids[:, :, None] == document_ids[:, None]  # (batch, time, time)
+    return same.tril(-1).sum(-1)
 
 
 def _angles(positions: Tensor, width: int, base: float) -> Tensor:

@@ -14,7 +14,7 @@ from lightning_seq.networks.attention import Append, CausalSelfAttention
 from lightning_seq.networks.base import Network, check_choice, check_dropout, check_sizes
 from lightning_seq.networks.feedforward import Activation, build_feedforward
 from lightning_seq.networks.heads import LinearHead, build_head
-from lightning_seq.networks.positions import Rotation, rotary_angles, sinusoids
+from lightning_seq.networks.positions import Rotation, positions_in_documents, rotary_angles, sinusoids
 from lightning_seq.networks.reading import ReadingCache
 from lightning_seq.networks.spreading import plain_zeros
 from lightning_seq.networks.tensor_parallel import plan_by_name
@@ -246,12 +246,13 @@ class Transformer(Network):
             state: What an earlier call returned.
             targets: ``(batch, time)``.
             document_ids: Which document each token belongs to, ``(batch, time)``: tokens see those of their
-                own document alone. Not together with a state.
+                own document alone, and positions are counted from its first one. Not together with a state.
         """
         if isinstance(state, ReadingCache):
             return self._read_on(tokens, state, targets), state
         slots = 0 if state is None else state["keys"][0].size(2)
-        x = self._embed(tokens, None if state is None else state["length"][:, None])
+        start = None if state is None else state["length"][:, None]
+        x = self._embed(tokens, start, document_ids)
         rotation = None
         if self.positions == "rotary":
             rotation = rotary_angles(slots + tokens.size(1), self.head_dim, self.rope_base, x.device)
@@ -320,7 +321,9 @@ class Transformer(Network):
             return checkpoint(block, *inputs, use_reentrant=False)
         return block(*inputs)
 
-    def _embed(self, tokens: Tensor, start: Tensor | int | None) -> Tensor:
+    def _embed(
+        self, tokens: Tensor, start: Tensor | int | None, document_ids: Tensor | None = None
+    ) -> Tensor:
         x = self.embedding(tokens) * self.embedding_scale
         if self.absolute_positions:
             positions = torch.arange(tokens.size(1), device=tokens.device)
@@ -329,7 +332,9 @@ class Transformer(Network):
                     f"got {tokens.size(1)} tokens, and context_length {self.context_length} positions were "
                     "learned: give shorter sequences, or build the network with a larger context_length"
                 )
-            if start is not None:
+            if document_ids is not None:
+                positions = positions_in_documents(document_ids)
+            elif start is not None:
                 positions = start + positions
             if self.positions == "learned":
                 x = x + self.position_embedding(positions)

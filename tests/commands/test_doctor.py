@@ -1,6 +1,7 @@
 """``lightning-seq doctor``."""
 
 import csv
+import hashlib
 import json
 import subprocess
 import sys
@@ -178,6 +179,54 @@ def test_classes_of_ones_own_are_marked(doctor, here):  # noqa: F811
     assert found["memory"]["logits_and_others"] + found["memory"]["activations"] >= 4 * 16 * vocabulary
 
 
+@pytest.mark.parametrize(
+    ("line", "problem", "measured"),
+    [
+        ("x = x + tokens[0, 0].item()", None, False),  # content, which is not there while it is measured
+        ("x = x if (tokens.sum() >= 0) else -x", None, False),
+        (
+            "x = self.missing(x)",
+            "AttributeError: 'Net' object has no attribute 'missing': Mine cannot",
+            False,
+        ),
+        ("x = x[:, :, :3]", "RuntimeError: ", False),
+        ("x = x if tokens.sum() > 10**9 else x.undefined()", "AttributeError: ", False),
+        ("x = x * 2", None, True),
+    ],
+)
+def test_a_network_that_cannot_be_run_is_no_pass(line, problem, measured, doctor, here):  # noqa: F811
+    name = f"own_{hashlib.sha256(line.encode()).hexdigest()[:8]}"
+    (here / f"{name}.py").write_text(
+        "from torch import nn\n"
+        "from lightning_seq.models import LanguageModel\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, vocab_size):\n"
+        "        super().__init__()\n"
+        "        self.embedding, self.out = nn.Embedding(vocab_size, 4), nn.Linear(4, vocab_size)\n"
+        "    def forward(self, tokens, state=None, targets=None):\n"
+        "        x = self.embedding(tokens)\n"
+        f"        {line}\n"
+        "        return self.out(x), None\n"
+        "class Mine(LanguageModel):\n"
+        "    def __init__(self, vocab_size: int, **kwargs):\n"
+        "        super().__init__(Net(vocab_size), **kwargs)\n"
+        "        self.save_hyperparameters()\n"
+    )
+    status, found = doctor(f"--model={name}.Mine", *TINY, *VALIDATING)
+    assert (status, len(found["problems"])) == ((0, 0) if problem is None else (1, 1))
+    assert problem is None or found["problems"][0].startswith(problem)
+    assert ("logits_and_others" in found["memory"]) == measured
+
+
+def test_a_callback_whose_setup_fails_is_no_pass(doctor, monkeypatch):
+    def fail(self, trainer, pl_module, stage):
+        raise TypeError("no such thing")
+
+    monkeypatch.setattr("lightning_seq.callbacks.SampleLogger.setup", fail)
+    status, found = doctor("--config=quickstart")
+    assert (status, found["problems"]) == (1, ["TypeError: no such thing"])
+
+
 def test_resolved_prints_what_fit_would_save(command, here):  # noqa: F811
     status, said = command("doctor", "--config=quickstart", "--resolved", "--model.dropout=0.25")
     assert status == 0
@@ -229,6 +278,13 @@ def test_resolved_prints_what_fit_would_save(command, here):  # noqa: F811
         (
             ["--model.compile=true", "--data.batching=documents", "--data.tokens_per_batch=4096"],
             "compile is true and data.tokens_per_batch 4096",
+        ),
+        *(
+            (
+                [f"--model={name}LanguageModel", "--data.batching=blocks", "--data.separate_documents=true"],
+                "cannot keep documents in one row apart",
+            )
+            for name in ("RNN", "GRU", "LSTM", "MinGRU", "MinLSTM")
         ),
     ],
 )

@@ -1,6 +1,7 @@
 """LanguageModel: equal to a plain loop, state carried as the data says, checkpoints that know themselves."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ from lightning_seq.models import (
     GRULanguageModel,
     LanguageModel,
     LSTMLanguageModel,
+    MinGRULanguageModel,
     TransformerLanguageModel,
 )
 from lightning_seq.networks import GRU
@@ -304,6 +306,39 @@ def test_data_that_does_not_fit_the_model_is_refused_before_training():
         trainer().fit(build(GRULanguageModel), Data(vocab_size=14))
     with pytest.raises(InputError, match=r"data\.context_length is 33 and the model's context_length is 32"):
         trainer().fit(build(TransformerLanguageModel), Data(context_length=33))
+
+
+class Packed(Data):
+    """Documents that are to be kept apart; with "blocks", several share a row."""
+
+    def __init__(self, batching="blocks"):
+        super().__init__()
+        self.batching, self.separate_documents = batching, True
+
+
+RECURRENT = [cls for cls in SMALL if cls is not TransformerLanguageModel]
+
+
+@pytest.mark.parametrize("cls", RECURRENT)
+@pytest.mark.parametrize("act", ["fit", "validate", "test"])
+def test_data_of_packed_documents_are_refused_by_networks_that_would_mix_them(cls, act):
+    model = build(cls)
+    name = type(model.network).__name__
+    line = (
+        f"data.separate_documents is true with batching 'blocks', and {name} cannot keep documents in one "
+        'row apart (its forward has no document_ids): give data.batching "contiguous"'
+    )
+    with pytest.raises(InputError, match=re.escape(line)):
+        getattr(trainer(), act)(model, Packed())
+    trainer(max_steps=1).fit(build(cls), Packed("contiguous"))
+
+
+@pytest.mark.parametrize("act", ["fit", "validate", "test", "predict"])
+def test_a_batch_of_packed_documents_is_refused_where_they_would_mix(act):
+    batch = {**lanes(continues=False).batches[0], "document_ids": torch.zeros(4, 8, dtype=torch.long)}
+    with pytest.raises(InputError, match="the batch has document_ids, and MinGRU cannot keep documents"):
+        getattr(trainer(), act)(build(MinGRULanguageModel), Batches([batch]))
+    getattr(trainer(max_steps=1), act)(build(TransformerLanguageModel), Batches([batch]))
 
 
 @pytest.mark.slow

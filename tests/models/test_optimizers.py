@@ -198,8 +198,9 @@ def test_lightnings_own_average_of_the_weights_works(tmp_path):
     torch.testing.assert_close(weights(saved), averaged.validated[-1])
 
 
-def test_packed_documents_reach_the_network_apart():
-    model = build(TransformerLanguageModel, positions="none").eval()
+@pytest.mark.parametrize("positions", ["rotary", "learned", "sinusoidal", "none"])
+def test_packed_documents_reach_the_network_apart(positions):
+    model = build(TransformerLanguageModel, positions=positions).eval()
     batch = {k: v for k, v in lanes(steps=1).batches[0].items() if k != "continues"}
     batch["document_ids"] = torch.tensor([[0] * 3 + [1] * 5]).expand(4, -1)
     together = trainer().predict(model, Batches([batch]))[0]
@@ -207,8 +208,8 @@ def test_packed_documents_reach_the_network_apart():
     torch.testing.assert_close(together[:, 3:], trainer().predict(model, Batches([alone]))[0])
 
 
-@pytest.mark.parametrize("positional", [True, False])
-def test_a_networks_local_variable_is_no_argument(positional):
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_networks_local_variable_is_no_argument(compiled):
     class Net(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -220,8 +221,9 @@ def test_a_networks_local_variable_is_no_argument(positional):
 
     batch = {k: v for k, v in lanes(steps=1).batches[0].items() if k != "continues"}
     batch["document_ids"] = torch.zeros_like(batch["inputs"])
-    net = Net() if positional else torch.compile(Net(), backend="eager")
-    trainer(max_steps=1).fit(LanguageModel(net), Batches([batch]))
+    net = torch.compile(Net(), backend="eager") if compiled else Net()
+    with pytest.raises(InputError, match="the batch has document_ids, and "):
+        trainer(max_steps=1).fit(LanguageModel(net), Batches([batch]))
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,15 @@ def test_rows_of_different_lengths_weigh_the_same(mesh):
     same_on_every_mesh(TransformerLanguageModel, {}, [mesh], batches, settings=settings)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [FSDP, TENSOR])
+@pytest.mark.parametrize("more", [{}, {"activation_checkpointing": True}])
+def test_packed_documents_have_positions_of_their_own(mesh, more):
+    documents = {"document_ids": torch.tensor([[0] * 3 + [1] * 5, [0] * 8] * 2)}
+    batches = [{**each, **documents} for each in lanes(continues=False).batches]
+    same_on_every_mesh(TransformerLanguageModel, {"positions": "learned", **SGD, **more}, [mesh], batches)
+
+
 @pytest.mark.parametrize("mesh", [FSDP, TENSOR])
 def test_penalties_are_those_of_one_process(mesh):
     options = {"label_smoothing": 0.1, "z_loss": 1e-2, **SGD}

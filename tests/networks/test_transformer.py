@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from lightning_seq.errors import InputError
 from lightning_seq.networks import Transformer
-from lightning_seq.networks.positions import rotary_angles, sinusoids
+from lightning_seq.networks.positions import positions_in_documents, rotary_angles, sinusoids
 
 
 def reference(net, tokens):
@@ -146,11 +146,15 @@ def small(**arguments):
     return Transformer(17, 16, 2, 4, context_length=16, **arguments).eval()
 
 
+POSITIONS = ["rotary", "learned", "sinusoidal", "none"]
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
 @given(seed=st.integers(0, 10**6), data=st.data(), window=st.sampled_from([None, 3]))
-@settings(max_examples=15, deadline=None)
-def test_packed_documents_are_masked_from_one_another(seed, data, window):
-    """Changing document 1 leaves document 2's logits alone, and each reads as if it stood alone."""
-    net = small(sliding_window=window, positions="none")
+@settings(max_examples=10, deadline=None)
+def test_packed_documents_read_as_if_each_stood_alone(positions, seed, data, window):
+    """Changing document 1 leaves document 2's logits alone, and each has the logits that it has alone."""
+    net = small(sliding_window=window, positions=positions)
     generator = torch.Generator().manual_seed(seed)
     first, second = data.draw(st.integers(1, 8)), data.draw(st.integers(1, 8))
     tokens = torch.randint(0, 17, (2, first + second), generator=generator)
@@ -163,13 +167,34 @@ def test_packed_documents_are_masked_from_one_another(seed, data, window):
     torch.testing.assert_close(logits[:, :first], net(tokens[:, :first])[0], atol=1e-5, rtol=1e-5)
 
 
-def test_rotary_documents_do_not_leak_either():
-    net = small()
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("again", [False, True])
+def test_packed_documents_train_as_if_each_stood_alone(positions, again):
+    net = small(positions=positions, activation_checkpointing=again).train()
+    tokens, ids = torch.randint(0, 17, (2, 16)), torch.tensor([[0] * 5 + [1] * 11, [0] * 15 + [1]])
+    targets = torch.randint(0, 17, (2, 16))
+    packed = net(tokens, None, targets, ids)[0]
+    packed.backward()
+    gradients = [p.grad.clone() for p in net.parameters()]
+    net.zero_grad()
+    documents = [(0, 0, 5), (0, 5, 16), (1, 0, 15), (1, 15, 16)]
+    alone = sum(net(tokens[[r], a:b], None, targets[[r], a:b])[0] for r, a, b in documents)
+    alone.backward()
+    torch.testing.assert_close(packed, alone, rtol=1e-5, atol=0)
+    for gradient, parameter in zip(gradients, net.parameters(), strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_documents_that_are_not_kept_apart_do_leak(positions):
+    net = small(positions=positions)
     tokens, ids = torch.randint(0, 17, (1, 12)), torch.tensor([[0] * 5 + [1] * 7])
-    logits = net(tokens, document_ids=ids)[0]
-    torch.testing.assert_close(logits[:, 5:], net(tokens[:, 5:])[0], atol=1e-5, rtol=1e-5)  # distances alone
-    leaking = net(tokens)[0]
-    assert not torch.allclose(leaking[:, 5:], logits[:, 5:])
+    assert not torch.allclose(net(tokens)[0][:, 5:], net(tokens, document_ids=ids)[0][:, 5:])
+
+
+def test_positions_are_counted_within_each_document():
+    ids = torch.tensor([[0, 0, 0, 1, 1, 2], [4, 7, 7, 7, 4, -1]])
+    assert positions_in_documents(ids).tolist() == [[0, 1, 2, 0, 1, 0], [0, 0, 1, 2, 1, 0]]
 
 
 def test_documents_and_a_state_exclude_one_another():

@@ -1,6 +1,7 @@
 """What a training takes of a device's memory and of the disk, and whether that much is there."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +55,32 @@ class Budget:
         self.measured: memory.Measured | None = None
         self.failure = ""
 
-    def measure(self, mode: Any, step: memory.Step | None) -> None:
-        """Runs a step without content, if it is known what one is."""
-        if not isinstance(self.model, LanguageModel) or mode is None or step is None:
+    def measure(self, mode: Any, step: memory.Step | None, rebuild: Callable[[], Any]) -> None:
+        """Runs a step without content, if it is known what one is.
+
+        Where that fails, a step of one row is run with content: a network may well ask what its tensors hold.
+
+        Args:
+            mode: In which the model was built without content; None if it could not be.
+            step: A training step; None if it is not known what one is.
+            rebuild: Builds the model with content.
+
+        Raises:
+            Exception: The network cannot run a training step.
+        """
+        if not isinstance(self.model, LanguageModel) or step is None:
             self.failure = "its steps are its own: not measured"
             return
+        network = self.model.network
         try:
-            self.measured = memory.measure(self.model.network, mode, step)
+            if mode is not None:
+                self.measured = memory.measure(network, mode, step)
+                return
+            self.failure = "not measured: the model cannot be built without content"
         except Exception as error:
-            self.failure = f"not measured ({type(error).__name__}): the network asks what its tensors hold"
+            self.failure = f"not measured ({type(error).__name__})"
+            network = rebuild().network
+        memory.run_one_row(network, step)
 
     def section(self, config: Any, complain: Complain) -> Section:
         """Returns the sizes, and complains of what there is no room for."""

@@ -21,6 +21,7 @@ from lightning_seq.cli.doctor.training import (
     training,
 )
 from lightning_seq.data.sources.hub import offline
+from lightning_seq.models.sizes import check_documents
 
 ASSUMED_VOCABULARY = 32_768  # where the data's is not known, nor how large it may become
 
@@ -120,5 +121,11 @@ class _Found:
         self.sections.append(training(self.trainer, self.data, self.length, schedule, self.text.estimated))
         if self.model is not None:
             budget = Budget(self.trainer, self.model, optimizers)
-            budget.measure(mode, step_of(self.trainer, self.data, assumed or self.text.vocab_size or 0))
+            vocab_size = assumed or self.text.vocab_size
+            step = step_of(self.trainer, self.data, vocab_size or 0)
+            with building.complaining(self.problems.append):
+                check_documents(getattr(self.model, "network", None), self.data)
+            failing = f"{type(self.model).__name__} cannot run a training step, mend its network's forward"
+            with building.complaining(self.problems.append, failing):
+                budget.measure(mode, step, lambda: building.build_model(self.config.model, vocab_size))
             self.sections.append(budget.section(self.config, self.problems.append))

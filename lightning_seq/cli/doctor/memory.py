@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_seq.networks.base import detach
+from lightning_seq.networks.base import detach, takes_document_ids
 from lightning_seq.networks.losses import LOGITS_AT_ONCE_ON_CPU, negative_log_likelihood
 
 LONGEST_UNROLLED = 32  # steps of a recurrent layer, each of which costs a dozen calls here
@@ -80,6 +80,17 @@ def measure(network: nn.Module, mode: FakeTensorMode, step: Step) -> Measured:
     return Measured(**{name: int(x + (whole[name] - x) * times) for name, x in half.items()})
 
 
+def run_one_row(network: nn.Module, step: Step) -> None:
+    """Runs a training step of one row of ``network``, whose tensors have content.
+
+    Raises:
+        Exception: As the network has it.
+    """
+    network.train()
+    with _autocast(step.precision):
+        _runner(network, replace(step, batch_size=1))()[0].backward()  # type: ignore[no-untyped-call]
+
+
 def _measure(network: nn.Module, mode: FakeTensorMode, step: Step) -> Measured:
     network.zero_grad()
     network.train()
@@ -112,7 +123,8 @@ def _runner(network: nn.Module, step: Step) -> Callable[[], tuple[Tensor, Any]]:
     tokens = torch.zeros(step.batch_size, step.time, dtype=torch.long)
     make = getattr(network, "initial_state", None)
     state = make(step.batch_size) if step.carried and make is not None else None
-    more = {"document_ids": tokens} if step.separate_documents else {}
+    separate = step.separate_documents and takes_document_ids(network)
+    more = {"document_ids": tokens} if separate else {}
 
     def run() -> tuple[Tensor, Any]:
         output, new = network(tokens, state, tokens, **more)

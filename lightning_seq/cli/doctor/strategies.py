@@ -13,6 +13,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from lightning_seq.cli.doctor.building import complaining
 from lightning_seq.cli.doctor.report import Section
 from lightning_seq.cli.doctor.training import Length
 from lightning_seq.cli.strategies import share_out, sharing_of
@@ -212,9 +213,7 @@ def _callbacks(trainer: Trainer, model: Any) -> Iterator[str]:
     for each in callbacks:
         if model is None or not type(each).__module__.startswith("lightning_seq."):
             continue
-        try:
+        problems: list[str] = []
+        with complaining(problems.append):
             each.setup(trainer, model, "fit")
-        except InputError as error:
-            yield str(error)
-        except Exception:  # what else it needs is there in a training alone
-            continue
+        yield from problems
