@@ -202,7 +202,12 @@ class SequenceDataModule(ResumableDataModule):
             return
         self._announced = True
         counts = {split: self._store(split).counts for split in self.stored_splits}
-        rank_zero_info(summary(self.describe(), self._fingerprint("train"), counts, self.tokenizer))
+        files = {split: self.source_files(split) for split in SPLITS}
+        rank_zero_info(summary(self.describe(), self._fingerprint("train"), counts, self.tokenizer, files))
+
+    def source_files(self, split: Split) -> list[str]:
+        """Returns the files that ``split`` is taken from, for the data summary; by default none."""
+        return []
 
     def training_record(self) -> dict[str, Any]:
         """Returns what a checkpoint records of the training text, see :mod:`data.training_text`."""

@@ -24,7 +24,9 @@ class HuggingFaceTextDataModule(SequenceDataModule):
     """A dataset of the Hugging Face Hub, or local text, json, csv or parquet files.
 
     Args:
-        path: A dataset's id on the Hub, or a local file or directory (.txt, .json, .jsonl, .csv, .parquet).
+        path: A dataset's id on the Hub, or a local file, glob or directory (.txt, .json, .jsonl, .csv,
+            .parquet). Local files or directories that are named train, validation (valid, val, dev) or test
+            (eval) are those splits.
         name: The configuration of the dataset, such as "wikitext-2-raw-v1".
         revision: The branch, tag or commit of the dataset.
         text_column: The column that holds the text.
@@ -128,6 +130,10 @@ class HuggingFaceTextDataModule(SequenceDataModule):
         if self.streaming:
             return f"{described}, train streamed"
         return described if self.max_tokens is None else f"{described}, {self.max_tokens:,} tokens at most"
+
+    def source_files(self, split: Split) -> list[str]:
+        """Returns the files on this machine that ``split`` is taken from."""
+        return self._splits.files(split)
 
     @property
     def stored_splits(self) -> tuple[Split, ...]:

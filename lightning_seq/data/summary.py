@@ -1,7 +1,10 @@
 """The few lines that say, when training begins, what the text is."""
 
+import os
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
 
 from tokenizers import Tokenizer
 
@@ -11,10 +14,17 @@ from lightning_seq.data.tokenization.tokenizers import kind_of, vocabulary_size
 
 COLUMNS = 80
 LONGEST_NAME = 52
+MOST_FILES_NAMED = 3
 INDENT = " " * 6
 
 
-def summary(description: str, fingerprint: str, counts: Mapping[Split, Counts], tokenizer: Tokenizer) -> str:
+def summary(
+    description: str,
+    fingerprint: str,
+    counts: Mapping[Split, Counts],
+    tokenizer: Tokenizer,
+    files: Mapping[Split, Sequence[str]] | None = None,
+) -> str:
     """Returns a paragraph with the text's name and hash, the size of each split and the vocabulary.
 
     Args:
@@ -22,6 +32,7 @@ def summary(description: str, fingerprint: str, counts: Mapping[Split, Counts], 
         fingerprint: Of the training text, which a resumed training must have again.
         counts: The sizes of the splits that are kept.
         tokenizer: The tokenizer.
+        files: The files of each split, which are named where there are several.
     """
     name, *more = description.split(", ")
     if len(name) > LONGEST_NAME:
@@ -30,12 +41,30 @@ def summary(description: str, fingerprint: str, counts: Mapping[Split, Counts], 
     sizes = _text_sizes(counts) if of_text else _id_sizes(counts)
     kind = f" ({kind_of(tokenizer)})" if of_text else ""
     vocabulary = f"vocabulary {vocabulary_size(tokenizer):,}{kind}"
-    paragraphs = [", ".join(more), ", ".join(sizes), vocabulary]
+    paragraphs = [", ".join(more), _files_by_split(files or {}), ", ".join(sizes), vocabulary]
     return "\n".join([f"data: {name}, sha256 {fingerprint[:8]}", *map(_indented, filter(None, paragraphs))])
 
 
 def _indented(text: str) -> str:
     return textwrap.fill(text, COLUMNS, initial_indent=INDENT, subsequent_indent=INDENT)
+
+
+def _files_by_split(files: Mapping[Split, Sequence[str]]) -> str:
+    """Returns the names of the files of each split; splits that are cut from the same ones stand together."""
+    distinct = {os.path.abspath(file) for file in chain(*files.values())}  # noqa: PTH100 - as named
+    if len(distinct) <= 1:
+        return ""
+    root = os.path.commonpath([Path(file).parent for file in distinct])
+    together: dict[tuple[str, ...], list[str]] = {}
+    for split, some in files.items():
+        together.setdefault(tuple(some), []).append(split)
+    said = []
+    for some, splits in together.items():
+        names = [os.path.relpath(file, root) for file in some]
+        if len(names) > MOST_FILES_NAMED:
+            names = [f"{names[0]} to {names[-1]} ({len(names):,} files)"]
+        said.append(f"{', '.join(splits)}: {', '.join(names)}")
+    return "; ".join(said)
 
 
 def _text_sizes(counts: Mapping[Split, Counts]) -> list[str]:

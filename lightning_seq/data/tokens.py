@@ -2,8 +2,8 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from lightning_seq.data.base import SequenceDataModule
 from lightning_seq.data.batching.plans import Indices
 from lightning_seq.data.checks import at_least, path_or_sequences, plain_path
 from lightning_seq.data.sources.documents import FEWEST_TO_SPLIT_WHOLE, HELD_OUT, SPLITS, Split, whole_parts
-from lightning_seq.data.sources.files import apart, find_files
+from lightning_seq.data.sources.files import find_files
+from lightning_seq.data.sources.named_splits import ARGUMENTS, share_out
 from lightning_seq.data.sources.token_sources import (
     SUFFIXES,
     Piece,
@@ -30,7 +31,6 @@ from lightning_seq.errors import InputError
 MOST_IDS = 1 << 22  # each has a name and a row of the embedding; beyond, they are no ids but quantities
 HASHED_AT_ONCE = 1 << 20
 TEXT_ARGUMENTS = ("tokenizer", "max_vocab_size", "num_proc")
-ARGUMENTS: dict[Split, str] = {"train": "path", "validation": "val_path", "test": "test_path"}
 
 _Span = tuple[list[TokenSource], int, int]
 
@@ -40,10 +40,14 @@ class TokenDataModule(SequenceDataModule):
 
     Args:
         path: A .npy file (1-D: a sequence; 2-D: one in each row), a .parquet file with a column of lists, a
-            glob or a directory of such files; or, from Python, a list of sequences of integers.
-        val_path: The validation sequences. By default 5% of ``path`` are held out, before the test
-            sequences: whole sequences where there are three or more.
-        test_path: The test sequences. By default the last 5% of ``path`` are held out.
+            glob or a directory of such files; or, from Python, a list of sequences of integers. Files or
+            directories of a glob or of a directory that are named train, validation (valid, val, dev) or
+            test (eval) are those splits.
+        val_path: The validation sequences. By default the files of ``path`` that are named for validation;
+            where there are none, 5% of the training sequences are held out, before the test sequences: whole
+            ones where there are three or more.
+        test_path: The test sequences. By default the files of ``path`` that are named for test; where there
+            are none, the last 5% of the training sequences are held out.
         column: The column of .parquet files that holds the sequences.
         vocab_size: How many ids there are: from 0 to one less. By default as many as there are names, or
             else one more than the largest id in the training sequences.
@@ -81,7 +85,6 @@ class TokenDataModule(SequenceDataModule):
         self.column = column
         self.names = names
         self._vocab_size = vocab_size
-        self._spans: dict[Split, _Span] = {}
 
     @property
     def vocab_size(self) -> int:
@@ -130,6 +133,16 @@ class TokenDataModule(SequenceDataModule):
         """Returns where the sequences come from."""
         return ", ".join(map(_name, self._paths.values()))
 
+    def source_files(self, split: Split) -> list[str]:
+        """Returns the files that ``split`` is read from, wholly or in part."""
+        sources, start, stop = self._spans[split]
+        ends = np.cumsum([source.lengths.sum() for source in sources]).tolist()
+        return [
+            source.name
+            for source, before, end in zip(sources, [0, *ends], ends, strict=False)
+            if before < stop and end > start and source.name not in ARGUMENTS.values()
+        ]
+
     def _names(self) -> list[str]:
         if self.names is None:
             return [str(i) for i in range(self.vocab_size)]
@@ -154,16 +167,16 @@ class TokenDataModule(SequenceDataModule):
         return self._pieces(split, self.vocab_size, mending)
 
     def _pieces(self, split: Split, limit: int, mending: str) -> Iterator[Piece]:
-        if not self._spans:
-            self._spans = self._find_spans()
         for piece in pieces(*self._spans[split]):
             piece.check(limit, mending)
             yield piece
 
-    def _find_spans(self) -> dict[Split, _Span]:
+    @cached_property
+    def _spans(self) -> dict[Split, _Span]:
         """Returns where each split lies: in which sources, and from where to where in ids."""
         found = {split: self._find(split, path) for split, path in self._paths.items()}
-        found = apart(found, self.describe(), lambda source: str(Path(source.name).resolve()))
+        paths = {split: _name(path) for split, path in self._paths.items()}
+        found = share_out(found, paths, lambda source: source.name)
         shared: list[Split] = [split for split in SPLITS if split == "train" or split not in found]
         bounds = _bounds(_lengths(found["train"]), len(shared) - 1)
         spans = {split: (sources, 0, int(_lengths(sources).sum())) for split, sources in found.items()}

@@ -4,12 +4,15 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-FIELD = re.compile(r"[A-Za-z]:(?![|:])")  # a line of music may begin with a note and a repeat sign
+# A line of music may begin with a note and a repeat sign; "+:" goes on with the field of the line before.
+FIELD = re.compile(r"([A-Za-z]|\+):(?![|:])")
+TEXT = re.compile(r"^%%begin(\w+)\b.*?(^%%end\1\b|\Z)", re.DOTALL | re.MULTILINE)  # a block of words
 METRE = re.compile(r"(C\|?)(?!\w)|(\d{1,3})/(\d{1,3})(?!\d)")
 UNIT = re.compile(r"(\d{1,3})/(\d{1,3})(?!\d)")
 MODES = r"m|maj\w*|min\w*|ion\w*|dor\w*|phr\w*|lyd\w*|mix\w*|aeo\w*|loc\w*"
 KEY = re.compile(rf"(HP|none|[A-G][#b]?\s*({MODES})?)(\s.*)?$", re.IGNORECASE)
 PITCH = r"(?:\^\^?|__?|=)?[A-Ga-g][,']*"
+LETTER = re.compile(r"[A-Ga-g][,']*")
 LENGTH = r"\d{0,3}(?:/+\d{0,3})?"  # no number that a model writes is too large
 NOTE = re.compile(rf"({PITCH})({LENGTH})")
 TOKEN = re.compile(
@@ -48,8 +51,7 @@ def read_tune(text: str) -> Tune:
     The first and the last bar of a section may be short. A section ends with the tune, at a double bar, a
     repeat sign, or another ending.
     """
-    lines = [line.partition("%")[0].strip() for line in text.splitlines()]
-    lines = [line for line in lines if line]  # without comments
+    lines = _lines(text)
     key = next((n for n, line in enumerate(lines) if line.startswith("K:")), -1)
     header, music = lines[: key + 1], lines[key + 1 :]
     reader = _Reader()
@@ -57,6 +59,22 @@ def read_tune(text: str) -> Tune:
         reader.read(line)
     reader.end_bar(ends_section=True)
     return Tune(_is_header(header), reader.bars, reader.pitches)
+
+
+def melody(music: str) -> list[str]:
+    """Returns the notes of the lines behind a tune's key: letters with octaves, in order.
+
+    Lengths and accidentals are left out, which are written in several ways, and so is all that is no note:
+    comments, fields such as w: and N:, chord symbols, annotations, decorations, grace notes and bar lines.
+    """
+    tokens = (token for line in _lines(music) if not FIELD.match(line) for token in TOKEN.finditer(line))
+    return [found for token in tokens if token["note"] for found in LETTER.findall(token["note"])]
+
+
+def _lines(text: str) -> list[str]:
+    """Returns the lines that are not empty, without comments."""
+    lines = (line.partition("%")[0].strip() for line in TEXT.sub("", text).splitlines())
+    return [line for line in lines if line]
 
 
 def _is_header(lines: list[str]) -> bool:

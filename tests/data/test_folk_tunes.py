@@ -70,6 +70,67 @@ def test_equal_notes_are_in_one_split_under_any_title_and_however_they_are_laid_
     assert {split_of(tune(number)) for number in range(100)} == set(SPLITS)
 
 
+COPIES = {
+    "a comment": (" d|", " d|%by ear\n"),
+    "a line of comment": (":|\n", ":|\n% AGE\n"),
+    "words below the notes": (":|\n", ":|\nw: a-mong the beds\n"),
+    "words below the notes, continued": (":|\n", ":|\nw: a-mong\n+: the beds\n"),
+    "words behind the tune": (":|\n", ":|\nW: a faded edge\n"),
+    "a note": (":|\n", ":|\nN: also in G, Bb and D\n"),
+    "a directive": ("K:D\n", "K:D\n%%MIDI program 73\n"),
+    "a block of words": (":|\n", ":|\n%%begintext\nDance of a bad age\n%%endtext\n"),
+    "a field in a line": (" d|", " d|[P:B][r: bad edge]"),
+    "a chord symbol": (" d|", ' "Am/C"d|'),
+    "an annotation": (" d|", ' "^fade"d|'),
+    "decorations": (" d|", " ~.!fermata!vd|"),
+    "a grace note": (" d|", " {ag}d|"),
+    "a slur and a tie": (" d|", " (d)-|"),
+    "bar lines": (":|\n", "||\n"),
+    "a length": (" d|", " d2|"),
+    "an accidental that says what the key says": (" d|", " =d|"),
+}
+
+
+@pytest.mark.parametrize("kind", COPIES)
+def test_what_is_no_note_puts_no_copy_into_another_split(kind):
+    copies = [tune(number).replace(*COPIES[kind]) for number in range(60)]
+    assert all(copy != tune(number) for number, copy in enumerate(copies))
+    assert list(map(split_of, copies)) == [split_of(tune(number)) for number in range(60)]
+    assert tunes_of("".join(copies)) == [f"{copy.strip()}\n\n" for copy in copies]
+
+
+def test_another_note_or_octave_is_another_tune():
+    for other in ("e", "D", "d'", "d,"):
+        splits = [split_of(tune(number).replace(" d|", f" {other}|")) for number in range(60)]
+        assert splits != [split_of(tune(number)) for number in range(60)]
+
+
+def test_files_named_for_splits_are_those_splits(tmp_path, recwarn):
+    parts = {"train": range(200), "valid": range(200, 220), "test": range(220, 240)}
+    for name, numbers in parts.items():
+        (tmp_path / f"session.{name}.abc").write_text("".join(map(tune, numbers)))
+    data = FolkTunes(tmp_path, cache_dir=str(tmp_path / "cache"))
+    assert data.describe().endswith("(240 tunes: 200 + 20 + 20)")
+    found = texts(data)
+    assert [len(found[split]) for split in SPLITS] == [200, 20, 20]
+    assert found["test"] == [f"{tune(n).strip()}\n\n" for n in parts["test"]]
+    (tmp_path / "session.test.abc").unlink()
+    held_out = [split_of(tune(n)) for n in parts["train"]].count("test")
+    counts = [len(some) for some in texts(FolkTunes(tmp_path)).values()]
+    assert counts == [200 - held_out, 20, held_out]
+    assert not recwarn
+
+
+def test_tunes_that_are_in_two_named_files_are_counted(tmp_path):
+    (tmp_path / "train.abc").write_text("".join(map(tune, range(20))))
+    (tmp_path / "test.abc").write_text("".join(tune(n, "Other title") for n in range(15, 30)))
+    with pytest.warns(UserWarning, match=r"^5 tunes of .* are in files of two splits, by their notes"):
+        _ = FolkTunes(tmp_path).describe()
+    (tmp_path / "test.abc").write_text("Once upon a time\n")
+    with pytest.raises(InputError, match=r"test\.abc' has no tune in ABC notation"):
+        _ = FolkTunes(tmp_path).describe()
+
+
 def test_what_is_a_tune():
     first, second = f"{tune(1).strip()}\n\n", f"{tune(2).strip()}\n\n"
     assert tunes_of(tune(1) + tune(2)) == [first, second]  # by their X:

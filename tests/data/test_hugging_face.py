@@ -361,7 +361,7 @@ def test_content_counts_wherever_it_lies(make, tmp_path, options, monkeypatch):
     monkeypatch.chdir(tmp_path / "here")
     folders = (tmp_path / "here", "../here", tmp_path / "there" / "deep")
     assert len({tuple(make(each, **options).fingerprint(split) for split in SPLITS) for each in folders}) == 1
-    (tmp_path / "here" / "dev.jsonl").rename(tmp_path / "here" / "more.jsonl")
+    (tmp_path / "here" / "dev.jsonl").rename(tmp_path / "here" / "train-more.jsonl")
     assert make(folders[0], **options).fingerprint("train") != make(folders[2], **options).fingerprint(
         "train"
     )

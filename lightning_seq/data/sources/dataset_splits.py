@@ -120,6 +120,10 @@ class DatasetSplits:
         where_from = f", {' and '.join(held_out)} held out of {self._names['train']}" if held_out else ""
         return self.path + of_what + where_from
 
+    def files(self, split: Split) -> list[str]:
+        """Returns the files on this machine that ``split`` is taken from."""
+        return list(map(str, self._files.by_split[self._source(split)])) if self._files else []
+
     def held_out(self) -> list[Split]:
         """Returns the splits that the dataset does not have."""
         return [split for split in SPLITS[1:] if self._names[split] not in self._there]

@@ -1,17 +1,14 @@
 """Local files: which ones a path means, and their text."""
 
 import codecs
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from glob import glob, has_magic
 from pathlib import Path
-from typing import TypeVar
 
-from lightning_seq.data.sources.documents import Split
 from lightning_seq.errors import InputError, did_you_mean
 
 READ_AT_ONCE = 1 << 20
-_Source = TypeVar("_Source")
 
 
 def find_files(path: str, suffixes: Iterable[str], names: Iterable[str] = ()) -> list[Path]:
@@ -32,8 +29,10 @@ def find_files(path: str, suffixes: Iterable[str], names: Iterable[str] = ()) ->
         if not files:
             raise InputError(f"the directory {path!r} has no {' or '.join(wanted)} file; give one that has")
         return files
-    if has_magic(path):
-        files = sorted(file for file in map(Path, glob(str(place), recursive=True)) if file.is_file())  # noqa: PTH207
+    root = literal_root(place)
+    if has_magic(pattern := str(place.relative_to(root))):
+        found = glob(pattern, root_dir=root, recursive=True)  # noqa: PTH207 - Path.glob takes hidden files
+        files = sorted(file for file in map(root.joinpath, found) if file.is_file())
         if not files:
             raise InputError(f"no file matches {path!r}; check the pattern, or give a file or a directory")
         return files
@@ -47,33 +46,20 @@ def find_files(path: str, suffixes: Iterable[str], names: Iterable[str] = ()) ->
     raise InputError(f"no file or directory {path!r}{hint}; give the path of a file, a directory or a glob")
 
 
+def literal_root(place: Path) -> Path:
+    """Returns the directory below which ``place``, a glob or a directory, finds files.
+
+    What exists under just that name is no pattern: "[v1]/*.txt" means the files in the directory "[v1]".
+    """
+    if place.is_dir():
+        return place
+    return next(parent for parent in place.parents if parent.is_dir())
+
+
 def _is_of_a_program(file: Path, place: Path) -> bool:
     """Says whether a text is no data: hidden, as virtual environments are, or the samples of a run."""
     hidden = any(part.startswith(".") for part in file.relative_to(place).parts)
     return hidden or (file.name == "samples.txt" and (file.parent / "config.yaml").exists())
-
-
-def apart(
-    sources: Mapping[Split, list[_Source]], path: str, name: Callable[[_Source], str]
-) -> dict[Split, list[_Source]]:
-    """Returns ``sources`` with none in two splits: a directory may hold the validation file.
-
-    Args:
-        sources: Of "train", and of the splits that have a path of their own.
-        path: Where those of "train" come from.
-        name: What a source is known by.
-    """
-    own: dict[Split, list[_Source]] = {split: some for split, some in sources.items() if split != "train"}
-    taken = [name(source) for some in own.values() for source in some]
-    if twice := sorted({each for each in taken if taken.count(each) > 1}):
-        raise InputError(f"val_path and test_path both have {twice[0]!r}; nothing may be in two splits")
-    left = [source for source in sources["train"] if name(source) not in taken]
-    if not left:
-        raise InputError(
-            f"nothing of {path!r} is left for training: val_path and test_path take it all; give path a "
-            "source of its own"
-        )
-    return {"train": left, **own}
 
 
 def read_text(file: Path) -> str:

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import re
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -13,13 +11,10 @@ from typing import Any
 from lightning_seq.data.disk import explaining_disk_errors
 from lightning_seq.data.sources.files import check_utf8, find_files, naming_unreadable, read_text
 from lightning_seq.data.sources.hub import quiet_datasets
+from lightning_seq.data.sources.named_splits import split_files
 from lightning_seq.errors import InputError
 
 FORMATS = {".txt": "text", ".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
-SPLIT_WORDS = {
-    "validation": {"validation", "valid", "val", "dev"},
-    "test": {"test", "testing"},
-}
 
 
 @dataclass(frozen=True)
@@ -54,11 +49,9 @@ def find_local(path: str) -> LocalFiles:
     if len(formats) > 1 or "" in formats:
         found = sorted({file.suffix for file in files})
         raise InputError(f"{path!r} has files of {found}; give files of one format among {sorted(FORMATS)}")
-    by_split: dict[str, list[Path]] = defaultdict(list)
-    for file in files:
-        by_split[_split_of(file, Path(path).expanduser())].append(file)
+    by_split: dict[str, list[Path]] = {str(split): some for split, some in split_files(files, path).items()}
     format_, stats = formats.pop(), _stats(by_split)
-    return LocalFiles(format_, dict(by_split), _content_digest(format_, by_split), stats)
+    return LocalFiles(format_, by_split, _content_digest(format_, by_split), stats)
 
 
 def content_now(files: LocalFiles) -> str:
@@ -167,16 +160,6 @@ def _whole_texts(files: list[Path]) -> Any:
     import datasets
 
     return datasets.Dataset.from_dict({"text": [read_text(file) for file in files]})
-
-
-def _split_of(file: Path, given: Path) -> str:
-    if given != file:
-        place = file.relative_to(given) if given.is_dir() else Path(file.name)
-        words = set(re.split(r"[^a-z]+", str(place.with_suffix("")).lower()))
-        for split, names in SPLIT_WORDS.items():
-            if words & names:
-                return split
-    return "train"
 
 
 def _stats(by_split: dict[str, list[Path]]) -> list[tuple[int, int]]:
