@@ -1,7 +1,10 @@
 """The console script: chooses a command and imports only what that one needs."""
 
 import importlib
+import io
+import os
 import pkgutil
+import signal
 import sys
 from argparse import ArgumentError, ArgumentParser, RawDescriptionHelpFormatter
 from types import ModuleType
@@ -16,8 +19,9 @@ def main(argv: list[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     argv = [argument for argument in argv if argument != "--debug"]
+    _print_in_any_encoding()
     try:
-        return _dispatch(argv)
+        return _dispatch_into_pipe(argv)
     except InputError as error:
         if debug:
             raise
@@ -36,6 +40,24 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _print_in_any_encoding() -> None:
+    """Prints a character that the terminal's encoding lacks as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _dispatch_into_pipe(argv: list[str]) -> int:
+    """Runs a command, and ends quietly when the reader of a pipe, such as ``head``, has read enough."""
+    try:
+        status = _dispatch(argv)
+        sys.stdout.flush()  # here, where an error can be handled, rather than when the interpreter ends
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # drops what is still buffered
+        return 128 + signal.SIGPIPE
+    return status
 
 
 def _dispatch(argv: list[str]) -> int:
