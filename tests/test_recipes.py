@@ -70,7 +70,6 @@ def test_a_fragment_opens_with_what_it_does_and_how_it_is_used(name):
 @pytest.mark.parametrize(
     ("fragments", "expected"),
     [
-        (["precision/bf16"], {"precision": "bf16-mixed"}),
         (["logger/tensorboard", "precision/bf16"], {"precision": "bf16-mixed"}),
         pytest.param(
             ["precision/fp16", "precision/bf16", "strategy/ddp"],

@@ -31,6 +31,7 @@ print(taken * resource.getpagesize() / (100 << 20))  # of a step's memory
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
 def test_a_step_takes_what_the_one_before_freed():
     def taken(*words):
