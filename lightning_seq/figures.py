@@ -11,19 +11,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import DummyLogger
-from lightning_utilities.core.rank_zero import WarningCache
+from lightning.pytorch.utilities import rank_zero_warn
 from PIL.Image import Image
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-_warnings = WarningCache()
+_warned: "WeakKeyDictionary[Logger, set[str]]" = WeakKeyDictionary()
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -135,9 +136,13 @@ def figure_path(logger: Logger, key: str, step: int, suffix: str = "png") -> Pat
 
 @contextmanager
 def forgiving(logger: Logger, what: str) -> Iterator[None]:
-    """Turns an error of a logger into a warning, once: a picture is not worth a training."""
+    """Turns an error of a logger into a warning, once for each logger: a picture is not worth a training."""
     try:
         yield
     except Exception as error:
-        name = type(logger).__name__
-        _warnings.warn(f"{name} could not take {what} and goes on without: {type(error).__name__}: {error}")
+        cause = f"{type(error).__name__}: {error}"
+        line = f"{type(logger).__name__} could not take {what} and goes on without: {cause}"
+        warned = _warned.setdefault(logger, set())
+        if line not in warned:
+            warned.add(line)
+            rank_zero_warn(line)

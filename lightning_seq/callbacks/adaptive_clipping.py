@@ -8,10 +8,11 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from lightning_seq.callbacks.gradients.seam import GradientSeam
+from lightning_seq.callbacks.reset_on_fit import ResetOnFit
 from lightning_seq.errors import InputError
 
 
-class AdaptiveClipping(Callback):
+class AdaptiveClipping(ResetOnFit):
     """Clips every optimizer step's gradient by norm, to a threshold of its own: what its subclasses share.
 
     The norm is that of the gradient that the optimizer would use: accumulated, unscaled, over all ranks; and
@@ -26,7 +27,8 @@ class AdaptiveClipping(Callback):
         raise NotImplementedError
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuses what clips already, and opens the seam."""
+        """Begins afresh, refuses what clips already, and opens the seam."""
+        super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
         name, model = type(self).__name__, type(pl_module).__name__
@@ -88,6 +90,10 @@ class AutoClip(AdaptiveClipping):
         if window < 1:
             raise InputError(f"AutoClip got window={window}, expected at least 1")
         self.percentile, self.window = percentile, window
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all norms."""
         self._norms = torch.empty(0)  # as long as the window, filled in turn; NaN where one was not finite
         self._steps = 0
 
@@ -142,6 +148,10 @@ class ZClip(AdaptiveClipping):
         if max_norm is not None and not max_norm > 0:
             raise InputError(f"ZClip got max_norm={max_norm}, expected above 0 or None")
         self.alpha, self.z, self.warmup_steps, self.max_norm = alpha, z, warmup_steps, max_norm
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets mean and variance."""
         self._statistics = torch.zeros(3)  # finite norms so far, their mean, their variance
 
     def threshold(self, norm: Tensor) -> Tensor:

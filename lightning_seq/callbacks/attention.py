@@ -112,6 +112,10 @@ class AttentionLogger(Probe):
         self.head_threshold = head_threshold
         self.warn_entropy_below, self.warn_logit_above = warn_entropy_below, warn_logit_above
         self.log_text = log_text
+
+    def reset(self) -> None:
+        """Forgets what was seen."""
+        super().reset()
         self.view: View | None = None
         self._alarmed: set[str] = set()
         self._told = False

@@ -4,7 +4,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_seq.callbacks.gradients.advice import advise, limit
@@ -13,6 +13,7 @@ from lightning_seq.callbacks.gradients.groups import GroupBy, check_group_by, gr
 from lightning_seq.callbacks.gradients.ledger import ClippingLedger, Row
 from lightning_seq.callbacks.gradients.seam import GradientSeam, GradientStep
 from lightning_seq.callbacks.gradients.update_sizes import UpdateSizes
+from lightning_seq.callbacks.reset_on_fit import ResetOnFit
 from lightning_seq.callbacks.step_log import log_at_step
 from lightning_seq.errors import InputError
 from lightning_seq.figures import log_figure, log_line
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 _MOST_PENDING = 1000  # steps that wait to be read off the device
 
 
-class GradientClippingMonitor(Callback):
+class GradientClippingMonitor(ResetOnFit):
     """Logs the norm of the gradient and what clipping makes of it, and says whether the clip value is good.
 
     Works with any LightningModule: clipped by norm, by value, by AutoClip or ZClip, by a
@@ -63,14 +64,18 @@ class GradientClippingMonitor(Callback):
         if advise_after is not None and advise_after < 1:
             raise InputError(f"got advise_after={advise_after}, expected a step, 1 or more, or None")
         self.group_by, self.update_ratio, self.advise_after = group_by, update_ratio, advise_after
+        self._seam: GradientSeam | None = None
+        self._trainer: Trainer | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all steps."""
         self.history: list[dict[str, float]] = []
         self.ledgers: list[ClippingLedger] = [ClippingLedger()]
-        self._seam: GradientSeam | None = None
         self._groups: dict[int, str] = {}
         self._pending: list[GradientStep] = []
         self._last: dict[int, tuple[Row, dict[str, float]]] = {}  # read, and not logged yet
         self._updates: dict[int, UpdateSizes] = {}
-        self._trainer: Trainer | None = None
         self._warned = self._advised = False
         self._advised_at = 0
 
@@ -80,7 +85,8 @@ class GradientClippingMonitor(Callback):
         return self._generate_state_key(group_by=getattr(self.group_by, "__qualname__", self.group_by))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Opens the seam."""
+        """Begins afresh, and opens the seam."""
+        super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
         self._trainer = trainer

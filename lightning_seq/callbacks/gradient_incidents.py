@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from lightning_seq.callbacks.incidents.detector import SpikeDetector, Step, Verd
 from lightning_seq.callbacks.incidents.figure import Incident, draw_calm, draw_incident
 from lightning_seq.callbacks.incidents.step import StepWindow
 from lightning_seq.callbacks.incidents.watch import Watch, name_all
+from lightning_seq.callbacks.reset_on_fit import ResetOnFit
 from lightning_seq.callbacks.step_log import log_at_step
 from lightning_seq.errors import InputError, did_you_mean
 from lightning_seq.figures import log_figure
@@ -39,7 +40,7 @@ class _Training(NamedTuple):
     window: StepWindow
 
 
-class GradientIncidentRecorder(Callback):
+class GradientIncidentRecorder(ResetOnFit):
     """Saves what a training step was made of when its loss or gradient is not finite, or jumps.
 
     A black box: into `incidents/step-000123` of the run directory go the batches of the step (as tensors, and
@@ -93,19 +94,24 @@ class GradientIncidentRecorder(Callback):
             "window": window,
             "warmup_steps": warmup_steps,
         }
-        self._detector = SpikeDetector(threshold, window, warmup_steps)
+        self._seam: GradientSeam | None = None
+        self._training: _Training | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all steps and incidents."""
+        self._detector = SpikeDetector(**self._settings)
         self._watches = [Watch(self._detector)]  # of each optimizer
         self.history: list[dict[str, float]] = []
         self.directories: list[str] = []
         self._incidents: list[Incident] = []  # of this process: of those before a resume there is the history
         self._to_log: list[Incident] = []
         self._saving = self._quiet = False
-        self._seam: GradientSeam | None = None
-        self._training: _Training | None = None
         self._names: dict[int, str] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Opens the seam."""
+        """Begins afresh, and opens the seam."""
+        super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
         self._seam = GradientSeam.of(trainer)

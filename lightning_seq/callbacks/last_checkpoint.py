@@ -8,8 +8,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lightning_seq.callbacks.reset_on_fit import ResetOnFit
 
-class LastCheckpoint(Checkpoint):
+
+class LastCheckpoint(ResetOnFit, Checkpoint):
     """Keeps last.ckpt: a resumed training goes on from it with the very next batch.
 
     It is written at every validation (where there is none, after every epoch), at the last step, and when an
@@ -21,6 +23,10 @@ class LastCheckpoint(Checkpoint):
 
     def __init__(self, directory: str) -> None:
         self.path = Path(directory) / "last.ckpt"
+        self.reset()
+
+    def reset(self) -> None:
+        """Takes nothing as saved."""
         self._step = 0  # of what is saved already
         self.begun = False
         """Whether there was a batch to train on, since this training began or was resumed."""

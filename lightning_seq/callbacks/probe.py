@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from lightning_seq.callbacks.reset_on_fit import ResetOnFit
 from lightning_seq.callbacks.step_log import log_at_step
 from lightning_seq.errors import InputError
 from lightning_seq.figures import log_figure, loggers_of_text
@@ -23,7 +24,7 @@ Example = dict[str, Tensor]
 Entry = dict[str, Any]
 
 
-class Probe(Callback):
+class Probe(ResetOnFit):
     """Looks at the same example again and again: the base of the callbacks that do.
 
     A subclass says what it keeps of a batch (`take`), what it finds in a model (`look`), which of that is
@@ -47,8 +48,12 @@ class Probe(Callback):
     def __init__(self, every_n_steps: int | None, **sizes: Any) -> None:
         check_sizes(every_n_steps=1 if every_n_steps is None else every_n_steps)
         self.every_n_steps = every_n_steps
-        self.history: list[Entry] = []
         self._sizes = sizes
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets what was found, and the example."""
+        self.history: list[Entry] = []
         self._example: Example | None = None
         self._looks = self._drawn = 0  # looks so far, and when the last pictures were drawn
         self._stopped = self._warned = False

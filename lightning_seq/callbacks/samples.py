@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from tokenizers import Tokenizer
 
 from lightning_seq.callbacks.probe import inputs_of, is_first, undisturbed
+from lightning_seq.callbacks.reset_on_fit import ResetOnFit
 from lightning_seq.errors import InputError
 from lightning_seq.figures import forgiving, loggers_of_text
 from lightning_seq.generation import check_sampling
@@ -20,7 +21,7 @@ EXAMPLE_TOKENS = 8
 _MOST_KEPT = 128
 
 
-class SampleLogger(Callback):
+class SampleLogger(ResetOnFit):
     """Lets the model continue a prompt in every validation, and keeps what it writes.
 
     The text is appended to samples.txt in the run directory, under a line with the step and the validation
@@ -66,14 +67,20 @@ class SampleLogger(Callback):
             "seed": seed,
         }
         self.log_text = log_text
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the samples, and the example."""
         self.last = ""
         self.samples: list[tuple[int, float | None, str]] = []
         self._sampled: str | None = None  # in the validation that runs
         self._example: list[int] = []
         self._asked: int | None = None
+        self._prompt = ""  # from the validation data, where the model cannot read the one that was given
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuses a model that cannot write."""
+        """Begins afresh, and refuses a model that cannot write."""
+        super().setup(trainer, pl_module, stage)
         if stage in ("fit", "validate") and not callable(getattr(pl_module, "generate", None)):
             name = type(pl_module).__name__
             raise InputError(
@@ -89,7 +96,7 @@ class SampleLogger(Callback):
     def _sample(self, pl_module: LightningModule, **changes: Any) -> str:
         model: Any = pl_module
         with undisturbed(pl_module):
-            return str(model.generate(self.prompt, **self.options | changes))
+            return str(model.generate(self._prompt or self.prompt, **self.options | changes))
 
     def on_validation_batch_start(
         self,
@@ -117,10 +124,12 @@ class SampleLogger(Callback):
         """Samples after the first batch: between batches the weights are those that are validated."""
         if trainer.sanity_checking or not is_first(batch_idx, dataloader_idx):
             return
-        if not _reads(pl_module, self.prompt):
+        if not self._prompt and not _reads(pl_module, self.prompt):
             self._take_example(pl_module)
+        most, asked = self.options["max_new_tokens"], self._asked if self._prompt else None
         try:  # on every rank, though one writes: the forward of a sharded model waits for all ranks
-            self._sampled = self._sample(pl_module)
+            new_tokens = most if asked is None else min(most, asked)
+            self._sampled = self._sample(pl_module, max_new_tokens=new_tokens)
         except InputError as error:  # weights that diverged: the training's own business
             rank_zero_warn(f"SampleLogger writes nothing at step {trainer.global_step}: {error}")
 
@@ -148,9 +157,7 @@ class SampleLogger(Callback):
             f"SampleLogger: {type(pl_module).__name__} cannot read the prompt {self.prompt!r}; samples go on "
             f"from the validation data: {text}"
         )
-        self.prompt = text
-        if self._asked is not None:
-            self.options["max_new_tokens"] = min(self.options["max_new_tokens"], self._asked)
+        self._prompt = text
 
     def state_dict(self) -> dict[str, Any]:
         """The samples so far."""

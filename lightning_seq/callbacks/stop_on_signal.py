@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from lightning_seq.callbacks.reset_on_fit import ResetOnFit
 
-class StopOnSignal(Callback):
+
+class StopOnSignal(ResetOnFit):
     """Ends a training at SIGTERM or Ctrl-C after a whole step, the same one on all ranks.
 
     A signal reaches a rank in the middle of something else. Lightning answers at once, each rank by itself:
@@ -30,6 +32,10 @@ class StopOnSignal(Callback):
     """
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets an earlier training."""
         self._signal: signal.Signals | None = None
         self.stopped_by: signal.Signals | None = None
         """The signal that ended the training, on every rank."""
@@ -38,7 +44,8 @@ class StopOnSignal(Callback):
         self._interval, self._asked_at = 1, 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forgets an earlier training."""
+        """Forgets an earlier training, and its signal even if this one goes on with it."""
+        super().setup(trainer, pl_module, stage)
         self._signal = self.stopped_by = None
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -63,6 +63,10 @@ class TuneMonitor(Probe):
         super().__init__(None, prompt=prompt)
         self.n_tunes, self.max_new_tokens, self.prompt = n_tunes, max_new_tokens, prompt
         self.sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+
+    def reset(self) -> None:
+        """Forgets the tunes, and those of the data."""
+        super().reset()
         self.tunes: list[str] = []
         self._corpus: Corpus | None = None
 

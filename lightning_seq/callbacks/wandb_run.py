@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
+from lightning_seq.callbacks.reset_on_fit import ResetOnFit
 from lightning_seq.figures import forgiving
 
 _BEST = {
@@ -18,7 +19,7 @@ _BEST = {
 }
 
 
-class WandbRun(Callback):
+class WandbRun(ResetOnFit):
     """Tells Weights & Biases what a training is, and lets a resumed one go on as the same run.
 
     The summary of a run is the best value of each validation metric; its configuration is the whole resolved
@@ -34,6 +35,10 @@ class WandbRun(Callback):
     def __init__(self, config: str | Path | None = None, log_text: bool = True) -> None:
         self.config = None if config is None else Path(config)
         self.log_text = log_text
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the runs."""
         self._ids: list[str] = []
 
     @classmethod
@@ -43,6 +48,7 @@ class WandbRun(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Describes the run, before anything is logged."""
+        super().setup(trainer, pl_module, stage)
         if not trainer.is_global_zero:
             return
         loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]

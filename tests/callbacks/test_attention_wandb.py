@@ -6,7 +6,6 @@ import sys
 
 import pytest
 from lightning.pytorch.loggers import WandbLogger
-from lightning_utilities.core.rank_zero import WarningCache
 
 from lightning_seq.callbacks import AttentionLogger
 from tests.wandb_file import environment, read_runs
@@ -144,8 +143,7 @@ class Away:
         raise ConnectionError("the server is away")
 
 
-def test_wandb_that_fails_ends_no_training_and_is_told_of_once(train, tiny, monkeypatch):
-    monkeypatch.setattr("lightning_seq.figures._warnings", WarningCache())  # those of other tests
+def test_wandb_that_fails_ends_no_training_and_is_told_of_once(train, tiny):
     away = Away()
     watcher = AttentionLogger(warn_entropy_below=2)
     with pytest.warns(UserWarning, match="could not take|has collapsed") as caught:

@@ -203,7 +203,7 @@ def test_who_asks_between_step_and_log_takes_nothing_away(train, tiny, first, tm
 
 
 @pytest.mark.filterwarnings("ignore:Found 1 module.s. in eval mode at the start of training")
-def test_a_second_fit_goes_on(train, tiny):
+def test_more_steps_of_the_same_trainer_go_on_and_another_training_begins_afresh(train, tiny):
     monitor = GradientClippingMonitor()
     trainer, _ = train(tiny, monitor, **NORM)
     assert monitor.ledgers[0].steps == 6
@@ -212,7 +212,8 @@ def test_a_second_fit_goes_on(train, tiny):
     assert monitor.ledgers[0].steps == 10
     assert [row["step"] for row in monitor.history] == [1, 3, 5, 7, 9]
     train(BoringModel, monitor, **QUIET)
-    assert monitor.ledgers[0].steps == 16
+    assert monitor.ledgers[0].steps == 6
+    assert [row["step"] for row in monitor.history] == [1, 3, 5]
     assert "grad/norm/layer" in monitor.history[-1]
 
 
@@ -236,10 +237,10 @@ def test_says_once_where_it_cannot_see_and_logs_nothing(train, tiny):
     """As FSDP1's plugin, which clips by itself or refuses to."""
     engine = type("Engine", (Precision,), {"clip_grad_by_norm": lambda *_: None})()
     monitor, spy = GradientClippingMonitor(), Spy()
-    with pytest.warns(UserWarning, match="Engine clips gradients in its own way") as warnings:
-        train(tiny, monitor, spy, plugins=[engine], gradient_clip_val=1.0)
-    train(tiny, monitor, spy, plugins=[engine], gradient_clip_val=1.0)  # a second warning were an error
-    assert len([w for w in warnings if "GradientClippingMonitor" in str(w.message)]) == 1
+    for _ in range(2):  # trainings
+        with pytest.warns(UserWarning, match="Engine clips gradients in its own way") as warnings:
+            train(tiny, monitor, spy, plugins=[engine], gradient_clip_val=1.0)
+        assert len([w for w in warnings if "GradientClippingMonitor" in str(w.message)]) == 1
     assert spy.logged[5] == {}
     assert monitor.history == []
     assert monitor.summary() == "no gradient norm was seen"

@@ -122,7 +122,6 @@ def test_without_a_tokenizer_ids_are_written_as_numbers(fit, model, tmp_path, ca
         assert line.startswith("0 1 2 3 4 5 6 0 ")
         assert len(line.split()) == 13
         assert all(0 <= int(word) < 7 for word in line.split())
-    assert sampler.prompt == "0 1 2 3 4 5 6 0"
     assert caplog.text.count("cannot read the prompt") == 1
     assert len(list((tmp_path / "figures").glob("attention_heads-*.png"))) == 2
     line = ["generate", "--checkpoint", str(tmp_path / "a.ckpt"), "--max_new_tokens=3"]
