@@ -1,6 +1,7 @@
 """How well a text is predicted: sums over tokens, divided once at the end."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -8,6 +9,14 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_seq.networks.base import IGNORE_INDEX
+
+FIRST_LOADER = "/dataloader_idx_0"
+"""What Lightning adds to the name of a metric of the first of several loaders."""
+
+
+def of_first_loader(metrics: Mapping[str, Any], name: str) -> Any:
+    """Returns the metric ``name``, of the first loader where there are several; None where there is none."""
+    return metrics.get(name, metrics.get(name + FIRST_LOADER))
 
 
 class TextLoss(Metric):

@@ -14,6 +14,7 @@ from lightning_seq.callbacks.reset_on_fit import ResetOnFit
 from lightning_seq.errors import InputError
 from lightning_seq.figures import forgiving, loggers_of_text
 from lightning_seq.generation import check_sampling
+from lightning_seq.metrics import of_first_loader
 from lightning_seq.networks.base import IGNORE_INDEX
 from lightning_seq.prompts import read, written
 
@@ -141,7 +142,7 @@ class SampleLogger(ResetOnFit):
         self.last = text
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        loss = trainer.callback_metrics.get("val_loss")
+        loss = of_first_loader(trainer.callback_metrics, "val_loss")
         if len(self.samples) >= _MOST_KEPT:
             del self.samples[1::2]
         self.samples.append((trainer.global_step, None if loss is None else float(loss), self.last))

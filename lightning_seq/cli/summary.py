@@ -15,6 +15,7 @@ from lightning_seq.callbacks import (
     SampleLogger,
     TimeGradientMonitor,
 )
+from lightning_seq.metrics import of_first_loader
 
 WIDTH = 80
 
@@ -54,14 +55,14 @@ def _row(name: str, text: str) -> str:
 def _validation(trainer: Trainer) -> str:
     metrics = trainer.callback_metrics
     figures = [
-        f"{label} {float(metrics[key]):.4f}"
+        f"{label} {float(value):.4f}"
         for key, label in (
             ("val_loss", "loss"),
             ("val_perplexity", "perplexity"),
             ("val_bits_per_character", "bits per character"),
             ("val_accuracy", "accuracy"),
         )
-        if key in metrics
+        if (value := of_first_loader(metrics, key)) is not None
     ]
     if not figures:
         return _row("validation", "did not run (trainer.val_check_interval)")
@@ -75,8 +76,8 @@ def _divergence(trainer: Trainer) -> list[str]:
 
 
 def _diverged(trainer: Trainer) -> bool:
-    metrics = trainer.callback_metrics
-    return not all(math.isfinite(metrics[key]) for key in ("val_loss", "train_loss") if key in metrics)
+    found = (of_first_loader(trainer.callback_metrics, key) for key in ("val_loss", "train_loss"))
+    return not all(math.isfinite(value) for value in found if value is not None)
 
 
 def _content(run_directory: Path) -> str:

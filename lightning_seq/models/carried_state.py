@@ -27,6 +27,10 @@ class CarriedState:
         """Forgets everything."""
         self._states.clear()
 
+    def forget(self, stage: str) -> None:
+        """Forgets the state of ``stage``."""
+        self._states.pop(stage, None)
+
     def before(self, stage: str, batch: dict[str, Tensor], network: nn.Module) -> State:
         """Returns the state to run ``batch`` from: None where the data knows of no text that goes on."""
         if "continues" not in batch:

@@ -20,6 +20,7 @@ from lightning_seq.metrics import TextLoss
 from lightning_seq.models.averaged_weights import put_into_checkpoint, show_mean, take_from_checkpoint
 from lightning_seq.models.carried_state import CarriedState
 from lightning_seq.models.compilation import Compilation
+from lightning_seq.models.evaluation_sums import EvaluationSums, check_monitors
 from lightning_seq.models.optimizer_numbers import number_by_place
 from lightning_seq.models.randomness import StepRandomness
 from lightning_seq.models.sizes import check_batch, check_documents, check_sizes
@@ -127,7 +128,7 @@ class LanguageModel(LightningModule):
         self._randomness = StepRandomness()
         self._open_window: dict[str, Any] | None = None
         self._training_log = TrainingLog()
-        self._evaluation: TextLoss | None = None
+        self._evaluation: EvaluationSums | None = None
 
     def save_hyperparameters(
         self,
@@ -185,12 +186,12 @@ class LanguageModel(LightningModule):
         )
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Adds the batch to the epoch's sums."""
-        self._evaluate(batch)
+        """Adds the batch to the sums of its loader."""
+        self._evaluate(batch, batch_idx, dataloader_idx)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Adds the batch to the epoch's sums."""
-        self._evaluate(batch)
+        """Adds the batch to the sums of its loader."""
+        self._evaluate(batch, batch_idx, dataloader_idx)
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Returns the loss of every target in nats, ``(batch, time)``, NaN where nothing is scored."""
@@ -208,19 +209,22 @@ class LanguageModel(LightningModule):
         output = self._run(stage, batch, batch["targets"])
         return output if output.dim() == 2 else negative_log_likelihood(output, batch["targets"])
 
-    def _evaluate(self, batch: Batch) -> None:
+    def _evaluate(self, batch: Batch, batch_idx: int, dataloader_idx: int) -> None:
         if self._evaluation is None:
             raise InputError(
                 f"{type(self).__name__} overrides on_validation_epoch_start or on_test_epoch_start and "
                 "does not call super(): call it, it starts the sums"
             )
         check_batch(self, batch)
-        targets = batch["targets"]
-        if self._evaluation.accuracy:
+        if batch_idx == 0:  # of another loader
+            self._carried.forget("evaluation")
+        targets, loss = batch["targets"], self._evaluation.losses[dataloader_idx]
+        if loss.accuracy:
             logits = self._run("evaluation", batch, None)
-            self._evaluation.update(negative_log_likelihood(logits, targets), targets, logits.argmax(-1))
+            loss.update(negative_log_likelihood(logits, targets), targets, logits.argmax(-1))
         else:
-            self._evaluation.update(self._negative_log_likelihood("evaluation", batch), targets)
+            loss.update(self._negative_log_likelihood("evaluation", batch), targets)
+        self._evaluation.end_batch(batch_idx, dataloader_idx)
 
     # -- what is logged -------------------------------------------------------------------------------
 
@@ -232,6 +236,8 @@ class LanguageModel(LightningModule):
         if ours and isinstance(schedule, LearningRateSchedule):  # a learning rate finder has its own
             betas, momentum = self._optimizer_options["betas"], self._optimizer_options["momentum"]
             set_hyperparameters(optimizer, schedule, self.learning_rate, self.weight_decay, betas, momentum)
+        named = (self._optimizer_options["name"], self._schedule_options["schedule"])
+        check_monitors(self.trainer, [name for name in named if ours and name in ("nt_asgd", "plateau")])
         self._normalization.tokens = None
         if self._open_window is not None:
             restore_gradients(self._open_window, self, self._normalization)
@@ -255,35 +261,38 @@ class LanguageModel(LightningModule):
             self.log("consumed_hash", float(together >> 8), batch_size=1)  # 24 bits: exact in fp32
 
     def on_validation_epoch_start(self) -> None:
-        """Starts the sums anew."""
+        """Starts the sums of each loader anew."""
+        self._begin_evaluation("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Starts the sums of each loader anew."""
+        self._begin_evaluation("test")
+
+    def _begin_evaluation(self, prefix: str) -> None:
         self._check_data()
         characters = getattr(self._datamodule(), "characters_per_token", None)
         dtype = torch.float32 if self.device.type == "mps" else torch.float64  # mps has no fp64
         accuracy = bool(getattr(self._datamodule(), "scores_accuracy", False))
-        self._evaluation = TextLoss(characters, dtype, accuracy).to(self.device)
-
-    on_test_epoch_start = on_validation_epoch_start
+        self._evaluation = EvaluationSums(
+            self, prefix, lambda: TextLoss(characters, dtype, accuracy).to(self.device)
+        )
 
     def on_validation_epoch_end(self) -> None:
         """Logs val_loss, val_perplexity and, as the data has them, val_bits_per_character, val_accuracy."""
-        self._log_evaluation("val")
+        self._end_evaluation()
 
     def on_test_epoch_end(self) -> None:
         """Logs test_loss and so on, as in validation."""
-        self._log_evaluation("test")
+        self._end_evaluation()
 
-    def _log_evaluation(self, prefix: str) -> None:
+    def _end_evaluation(self) -> None:
         assert self._evaluation is not None
-        figures = self._evaluation.compute()
-        for name, value in figures.items():
-            shown = name in ("loss", "accuracy")
-            self.log(f"{prefix}_{name}", value, prog_bar=shown, sync_dist=True, batch_size=1)
-        self._evaluation = None
+        loss, self._evaluation = self._evaluation.end(), None
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             schedules = [config.scheduler for config in self.trainer.lr_scheduler_configs]
             for each in [*self.trainer.optimizers, *schedules]:
                 if isinstance(each, NTASGD | LearningRateSchedule):
-                    each.validated(float(figures["loss"]))
+                    each.validated(loss)
 
     def on_validation_start(self) -> None:
         """Puts NT-ASGD's mean of the weights in their place; outside of a training, says what is scored."""
