@@ -7,14 +7,23 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
-from lightning_seq.networks.base import Network, State, detach, has_lanes, move, reset_lanes
+from lightning_seq.networks.base import (
+    Network,
+    State,
+    detach,
+    finite_lanes,
+    has_lanes,
+    move,
+    reset_lanes,
+)
 
 
 class CarriedState:
     """Keeps the state of each stage, and gives it to the next batch where that one continues the text.
 
     Training and evaluation have a state each, so that a validation leaves the training's alone. States are no
-    buffers: DDP would overwrite them with rank zero's.
+    buffers: DDP would overwrite them with rank zero's. Where a batch was skipped, as for a loss that is not
+    finite, lanes whose state is not finite begin anew.
     """
 
     def __init__(self) -> None:
@@ -22,10 +31,13 @@ class CarriedState:
         self._before: State = None  # the training's before its last batch, in case that one is not finished
         self._batch = (0, 0)  # epoch and number of that batch
         self._restored = False  # whether the training's comes from a checkpoint
+        self.trained = True  # whether the last batch was trained on, and not skipped
+        self._suspect = False  # whether the training's state may be that of a skipped batch
 
     def clear(self) -> None:
         """Forgets everything."""
         self._states.clear()
+        self.trained, self._suspect = True, False
 
     def forget(self, stage: str) -> None:
         """Forgets the state of ``stage``."""
@@ -40,7 +52,7 @@ class CarriedState:
         initial = None if make is None else make(lanes)
         state = self._states.get(stage)
         if stage == "train" and self._restored:
-            self._restored = False
+            self._restored, self._suspect = False, True
             if not has_lanes(state, lanes):
                 rank_zero_info("resume: another batch size or world size, so the carried state begins anew")
                 return initial
@@ -51,8 +63,13 @@ class CarriedState:
                 state = _in_precision_of(initial, state)
         if state is None or not (has_lanes(state, lanes) or batch["continues"].any()):
             return initial  # a new text may have another number of lanes
-        # Lightning moves batches, and knows nothing of a state
-        return reset_lanes(move(state, batch["continues"].device), batch["continues"], initial)
+        state = move(
+            state, batch["continues"].device
+        )  # Lightning moves batches, and knows nothing of a state
+        keep = batch["continues"]
+        if stage == "train" and self._suspect and has_lanes(state, lanes):
+            keep = keep & finite_lanes(state, lanes, keep.device)
+        return reset_lanes(state, keep, initial)
 
     def after(self, stage: str, batch: dict[str, Tensor], state: State) -> None:
         """Keeps the state that ``batch`` left, cut from the graph."""
@@ -61,6 +78,7 @@ class CarriedState:
     def begin_batch(self, module: LightningModule) -> None:
         """Remembers the training's state, in case an exception comes before this batch is trained on."""
         self._before, self._batch = self._states.get("train"), _ready_and_processed(module)[0]
+        self._suspect, self.trained = not self.trained, False
 
     def undone(self, module: LightningModule) -> bool:
         """Says whether the last batch was begun and not trained on: a resumed run is given it again."""

@@ -4,6 +4,7 @@ import sys
 import zlib
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -24,7 +25,7 @@ from lightning_seq.models.evaluation_sums import EvaluationSums, check_monitors
 from lightning_seq.models.optimizer_numbers import number_by_place
 from lightning_seq.models.randomness import StepRandomness
 from lightning_seq.models.sizes import check_batch, check_documents, check_sizes
-from lightning_seq.models.token_normalization import TokenNormalization
+from lightning_seq.models.token_normalization import TokenNormalization, on_backward
 from lightning_seq.models.training_log import TrainingLog
 from lightning_seq.models.unfinished_window import gradients_for_checkpoint, restore_gradients
 from lightning_seq.networks.base import IGNORE_INDEX
@@ -156,7 +157,11 @@ class LanguageModel(LightningModule):
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Returns the mean loss of the batch's targets, with the gradient of its share in the step."""
+        """Returns the mean loss of the batch's targets, with the gradient of its share in the step.
+
+        A subclass may return None in its place, to skip the batch: it then counts neither in the step nor in
+        ``train_loss``. Lightning refuses that on several ranks.
+        """
         check_batch(self, batch)
         self._randomness.before(self.trainer)
         self._carried.begin_batch(self)
@@ -165,8 +170,14 @@ class LanguageModel(LightningModule):
         loss = (negative_log_likelihood(output, batch["targets"]) if output.dim() == 3 else output).sum()
         if not isinstance(extra := self._extra_loss(batch), int | float) or extra:
             loss = loss + tokens * extra
+        mean = self._normalization.loss(loss, tokens, self)
+        on_backward(mean, partial(self._trained, loss.detach(), tokens))
+        return mean
+
+    def _trained(self, loss: Tensor, tokens: Tensor) -> None:
+        """Notes that the last batch was not skipped."""
         self._training_log.add(loss, tokens)
-        return self._normalization.loss(loss, tokens, self)
+        self._carried.trained = True
 
     def extra_loss(self, batch: Batch) -> Tensor | float:
         """Returns what to add to the training loss per token of ``batch``: 0, unless a subclass has more.

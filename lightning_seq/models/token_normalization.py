@@ -4,6 +4,8 @@ Lightning averages the means of batches and of ranks, which weights tokens of sh
 each batch contributes its sum, and before the optimizer step the gradient is divided by the number of tokens.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +17,14 @@ from lightning_seq.errors import InputError
 
 NOMINAL_TOKENS = 1024.0
 """What sums are divided by until the tokens are counted: a power of two, so that nothing is rounded."""
+
+
+def on_backward(loss: Tensor, act: Callable[[], None]) -> None:
+    """Calls ``act`` when the gradient of ``loss`` is computed; at once where there is none, or in a graph."""
+    if loss.requires_grad and not torch.compiler.is_compiling():
+        loss.register_hook(lambda gradient: act())  # type: ignore[no-untyped-call]
+    else:
+        act()
 
 
 class TokenNormalization:
@@ -31,6 +41,9 @@ class TokenNormalization:
 
     def loss(self, total: Tensor, tokens: Tensor, model: Any) -> Tensor:
         """Returns the batch's mean, whose gradient is that of its share in the window's.
+
+        The tokens count once that gradient is computed: those of a batch that ``training_step`` skips, by
+        returning None, never do.
 
         Args:
             total: The loss, summed over the batch's targets.
@@ -53,10 +66,14 @@ class TokenNormalization:
                 f"trainer.accumulate_grad_batches became {trainer.accumulate_grad_batches} while "
                 f"{self._batches} batches were accumulated: change it between optimizer steps"
             )
+        weighted = total / NOMINAL_TOKENS
+        loss = weighted + (mean - weighted).detach()
+        on_backward(loss, partial(self._count, tokens, trainer))
+        return loss
+
+    def _count(self, tokens: Tensor, trainer: Any) -> None:
         self._step, self._batches = trainer.global_step, trainer.accumulate_grad_batches
         self.tokens = tokens if self.tokens is None else self.tokens + tokens
-        weighted = total / NOMINAL_TOKENS
-        return weighted + (mean - weighted).detach()
 
     def go_on(self, tokens: Tensor, step: int, batches: int) -> None:
         """Takes up the window of a checkpoint, of ``batches`` batches, that belongs to the optimizer step."""

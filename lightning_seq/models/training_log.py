@@ -22,11 +22,14 @@ class TrainingLog:
 
     def add(self, nll: Tensor, tokens: Tensor) -> None:
         """Adds a batch: the losses of its targets, and how many there are."""
-        self._nll += nll.detach().sum()
+        self._nll += nll
         self._tokens += tokens
 
     def read(self, trainer: Any) -> dict[str, Tensor | float]:
-        """Returns the mean loss and the tokens per second of all ranks, and restarts; all must ask."""
+        """Returns the mean loss and the tokens per second of all ranks, and restarts; all must ask.
+
+        There is no loss where no target was scored, as where all batches were skipped.
+        """
         sums = torch.stack([torch.as_tensor(each).float() for each in (self._nll, self._tokens)])
         if trainer.world_size > 1:
             sums = trainer.strategy.reduce(sums, reduce_op="sum")
@@ -35,4 +38,5 @@ class TrainingLog:
         speed = tokens / (time.perf_counter() - self._clock)
         self.step = trainer.global_step
         self.restart()
-        return {"train_loss": sums[0] / sums[1], "tokens_per_second": speed}
+        loss = {"train_loss": sums[0] / sums[1]} if tokens else {}
+        return {**loss, "tokens_per_second": speed}

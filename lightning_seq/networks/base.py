@@ -122,6 +122,15 @@ def has_lanes(state: State, lanes: int) -> bool:
     return all(len(x) == lanes for x in tree_leaves(state) if isinstance(x, Tensor))
 
 
+def finite_lanes(state: State, lanes: int, device: torch.device) -> Tensor:
+    """Returns in which lanes all numbers of ``state`` are finite, bool, ``(lanes,)``."""
+    finite = torch.ones(lanes, dtype=torch.bool, device=device)
+    for x in tree_leaves(state):
+        if isinstance(x, Tensor):
+            finite = finite & x.isfinite().reshape(lanes, -1).all(1)
+    return finite
+
+
 def gather_lanes(state: State, index: Tensor) -> State:
     """Returns the rows ``index`` of every tensor of ``state``."""
     return tree_map(lambda x: x[index] if isinstance(x, Tensor) else x, state)

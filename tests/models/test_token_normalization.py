@@ -5,10 +5,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch.utils._pytree import tree_map
 
 from lightning_seq.errors import InputError
 from lightning_seq.models import GRULanguageModel, LSTMLanguageModel, TransformerLanguageModel
-from tests.models.training import SMALL, VOCAB, Batches, build, ragged, rows_of, trainer, weights
+from lightning_seq.networks.base import finite_lanes
+from tests.models.training import SMALL, VOCAB, Batches, build, lanes, ragged, rows_of, trainer, weights
 from tests.ranks import run_ranks
 
 STEPS = 3
@@ -181,3 +183,87 @@ def test_an_interrupt_in_a_forward_pass_counts_what_was_accumulated():
     assert model._carried.undone(model)
     counted = sum((b["targets"] >= 0).sum() for b in batches[:2])
     assert model._normalization.tokens_before == counted
+
+
+WITHOUT_DECAY = {**SGD, "weight_decay": 0.0}
+
+
+class Skipping(LSTMLanguageModel):
+    """Skips the batches of these numbers, before or after the loss of its base is computed."""
+
+    def log_dict(self, dictionary, **kwargs):
+        self.logged.append(float(dictionary.get("train_loss", -1)))
+        super().log_dict(dictionary, **kwargs)
+
+    def training_step(self, batch, batch_idx):
+        if batch_idx in self.skipped and not self.computes:
+            return None
+        loss = super().training_step(batch, batch_idx)
+        return None if batch_idx in self.skipped else loss
+
+
+def skip(batches, skipped=(), computes=True, **settings):
+    torch.manual_seed(0)
+    model = Skipping(VOCAB, 8, 8, **WITHOUT_DECAY)
+    model.skipped, model.computes, model.logged = skipped, computes, []
+    run = trainer(max_steps=-1, max_epochs=1, log_every_n_steps=1, **settings)
+    run.fit(model, Batches(batches))
+    return model, run
+
+
+NONE_RETURNED = pytest.mark.filterwarnings("ignore:.training_step. returned .None.")
+
+
+@NONE_RETURNED
+@pytest.mark.parametrize("computes", [True, False])
+@pytest.mark.parametrize("skipped", [(0,), (1,), (3,), (0, 3), (1, 2)])
+def test_a_skipped_batch_counts_neither_in_the_step_nor_in_the_log(skipped, computes):
+    """Of four batches that make a step, the others weigh as if those that are skipped were not there."""
+    batches = [ragged(2, time=3 + 2 * i, seed=i) for i in range(4)]
+    model, run = skip(batches, skipped, computes, accumulate_grad_batches=4)
+    plain = build(LSTMLanguageModel)
+    rest = [batch for i, batch in enumerate(batches) if i not in skipped]
+    nll = sum(plain.network(b["inputs"], None, b["targets"])[0] for b in rest)
+    loss = nll / sum((b["targets"] >= 0).sum() for b in rest)
+    loss.backward()
+    expected = weights(plain) - 0.5 * torch.cat([p.grad.flatten() for p in plain.parameters()])
+    torch.testing.assert_close(weights(model), expected, atol=1e-6, rtol=0)
+    assert run.callback_metrics["train_loss"].item() == pytest.approx(loss.item(), rel=1e-5)
+
+
+@NONE_RETURNED
+@pytest.mark.parametrize("computes", [True, False])
+def test_steps_of_skipped_batches_alone_change_nothing_and_log_no_loss(computes):
+    batches = [ragged(2, seed=i) for i in range(4)]
+    model, run = skip(batches, (0, 1, 2, 3), computes, accumulate_grad_batches=2)
+    assert torch.equal(weights(model), weights(build(LSTMLanguageModel)))
+    assert "train_loss" not in run.callback_metrics
+    model, run = skip(batches, (1,), computes)
+    apart, _ = skip([batches[0], *batches[2:]])
+    assert torch.equal(weights(model), weights(apart))
+    assert model.logged == [apart.logged[0], -1, *apart.logged[1:]]
+
+
+@NONE_RETURNED
+def test_a_training_goes_on_behind_a_skipped_batch_that_broke_the_state():
+    """A loss that is not finite leaves such a state: rows that carry it begin anew, and the others go on."""
+
+    class Careful(LSTMLanguageModel):
+        def training_step(self, batch, batch_idx):
+            if batch_idx == 1:
+                state = self._carried._states["train"]
+                broken = tree_map(lambda x: x.clone().index_fill_(0, row, torch.nan), state)
+                self._carried._states["train"] = broken
+            loss = super().training_step(batch, batch_idx)
+            self.states.append(finite_lanes(self._carried._states["train"], 4, loss.device).tolist())
+            return loss if loss.isfinite() else None
+
+    row, batches = torch.tensor([2]), lanes(steps=4)
+    torch.manual_seed(0)
+    model = Careful(VOCAB, 8, 8)
+    model.states = []
+    run = trainer(max_steps=-1, max_epochs=1, log_every_n_steps=1)
+    run.fit(model, batches)
+    assert model.states == [[True] * 4, [True, True, False, True], [True] * 4, [True] * 4]
+    assert weights(model).isfinite().all()
+    assert run.callback_metrics["train_loss"].isfinite()
