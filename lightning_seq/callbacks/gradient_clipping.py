@@ -11,7 +11,7 @@ from lightning_seq.callbacks.gradients.advice import advise, limit
 from lightning_seq.callbacks.gradients.clipping_figure import draw_clipping, drawable
 from lightning_seq.callbacks.gradients.groups import GroupBy, check_group_by, group_names, sums_by_group
 from lightning_seq.callbacks.gradients.ledger import ClippingLedger, Row
-from lightning_seq.callbacks.gradients.seam import GradientSeam, GradientStep
+from lightning_seq.callbacks.gradients.seam import GradientSeam, GradientStep, watched
 from lightning_seq.callbacks.gradients.update_sizes import UpdateSizes
 from lightning_seq.callbacks.reset_on_fit import ResetOnFit
 from lightning_seq.callbacks.step_log import log_at_step
@@ -106,8 +106,10 @@ class GradientClippingMonitor(ResetOnFit):
 
     def _see(self, step: GradientStep) -> None:
         """Takes note, and reads nothing: that would wait for the device."""
-        self._pending.append(step)
         assert self._trainer is not None
+        if not watched(self, self._trainer):
+            return
+        self._pending.append(step)
         if self.update_ratio and _is_log_step(self._trainer):
             self._updates[self._index(step)] = UpdateSizes(step.parameters)
 
@@ -260,6 +262,8 @@ class GradientClippingMonitor(ResetOnFit):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on counting where the checkpoint stopped."""
+        self._pending.clear()
+        self._last.clear()
         self.ledgers = [ClippingLedger() for _ in state_dict["ledgers"]]
         for ledger, state in zip(self.ledgers, state_dict["ledgers"], strict=True):
             ledger.load_state_dict(state)

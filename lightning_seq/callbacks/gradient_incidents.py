@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_seq import checkpoints
-from lightning_seq.callbacks.gradients.seam import GradientSeam, GradientStep
+from lightning_seq.callbacks.gradients.seam import GradientSeam, GradientStep, watched
 from lightning_seq.callbacks.incidents import writing
 from lightning_seq.callbacks.incidents.detector import SpikeDetector, Step, Verdict
 from lightning_seq.callbacks.incidents.figure import Incident, draw_calm, draw_incident
@@ -147,7 +147,8 @@ class GradientIncidentRecorder(ResetOnFit):
 
     def _see(self, step: GradientStep) -> None:
         """Decides, between clipping and optimizer."""
-        assert self._training is not None
+        if self._training is None or not watched(self, self._training.trainer):
+            return
         trainer, _, window = self._training
         index = next(i for i, each in enumerate(trainer.optimizers) if each is step.optimizer)
         watch, found = self._watches[index], window.measure(trainer, step)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
@@ -184,6 +184,15 @@ class GradientSeam:
         scale = None if scaler is None or not scaled else scaler._get_scale_async()
         each, norm = (whole(x).float() if scale is None else whole(x).float() / scale for x in (norms, total))
         return _Measured(GradientStep(optimizer, parameters, each, norm, norm), total, scale)
+
+
+def watched(callback: Callback, trainer: Trainer) -> bool:
+    """Says whether a step is one of the training that a callback watches.
+
+    LearningRateFinder, BatchSizeFinder and Tuner try steps with callbacks of their own in place of the
+    trainer's, and restore a checkpoint afterwards, with the state of callbacks.
+    """
+    return any(each is callback for each in trainer.callbacks)  # type: ignore[attr-defined]
 
 
 @dataclass
