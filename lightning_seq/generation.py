@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lightning_seq.errors import InputError
 from lightning_seq.networks.base import evaluating
+from lightning_seq.networks.outputs import check_shape, output_and_state
 
 
 def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
@@ -142,7 +143,9 @@ class _Reader:
 
     def read(self) -> Tensor:
         """Returns the logits of the token to come, ``(batch, vocab)``."""
-        logits, self._state = self._network(self._next, self._state)
+        logits, self._state = output_and_state(self._network, self._network(self._next, self._state))
+        if self._read == 0:
+            check_shape(self._network, logits, (self._next.size(0), self._next.size(1)))
         self._read += self._next.size(1)
         return logits[:, -1]  # type: ignore[no-any-return]
 

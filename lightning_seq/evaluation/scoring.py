@@ -13,6 +13,7 @@ from lightning_seq.errors import InputError
 from lightning_seq.evaluation.protocols import Blocks, Protocol
 from lightning_seq.networks.base import IGNORE_INDEX, State, evaluating
 from lightning_seq.networks.losses import negative_log_likelihood
+from lightning_seq.networks.outputs import check_shape, check_values, output_and_state
 
 Step: TypeAlias = Callable[[Tensor, Tensor, State], tuple[Tensor, State]]
 """From inputs, targets ``(rows, time)`` and a state to the loss of each target and the next state."""
@@ -68,12 +69,14 @@ def score(
             f'{method.name} goes along with a text, and "{protocol.name}" does not: take "stream"'
         )
     tokens, device = tokens.cpu(), _device(network)
-    carried, parts = state is not None, []
+    carried, parts = state is not None, list[tuple[Tensor, Tensor, Tensor]]()
     with _plain(network) if method is None else method.steps(network) as step:
         for places, scored in protocol.pieces(targets, batch_size):
             inputs = tokens[places].to(device)
             wanted = tokens[places + 1].masked_fill(~scored, IGNORE_INDEX).to(device)
             nll, state = step(inputs, wanted, state if carried else None)
+            if not parts:
+                check_values(network, nll, wanted)
             parts.append((places[scored], scored, nll.detach()))
             if progress is not None:
                 progress(int(scored.sum()))
@@ -102,15 +105,9 @@ def initial_state_loss(network: nn.Module, tokens: Tensor, batch_size: int = 32)
 
 def forward(network: nn.Module, inputs: Tensor, targets: Tensor, state: State) -> tuple[Tensor, State]:
     """Returns the loss of each target ``(rows, time)``, 0 where it is ignored, and the next state."""
-    output, state = network(inputs, state, targets)
-    of_logits = output.dim() == 3 and output.shape[:2] == targets.shape
-    nll = negative_log_likelihood(output, targets) if of_logits else output
-    if nll.shape != targets.shape:
-        raise InputError(
-            f"{type(network).__name__} returned {tuple(output.shape)} for targets {tuple(targets.shape)}: "
-            "return their losses, of the same shape, or logits (batch, time, vocab)"
-        )
-    return nll, state
+    output, state = output_and_state(network, network(inputs, state, targets))
+    check_shape(network, output, (inputs.size(0), inputs.size(1)), targets)
+    return (negative_log_likelihood(output, targets) if output.dim() == 3 else output), state
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lightning_seq.errors import InputError
 from lightning_seq.networks.base import IGNORE_INDEX, takes_document_ids
+from lightning_seq.networks.outputs import output_and_state
 from lightning_seq.networks.spreading import is_spread, repeated
 
 
@@ -57,5 +58,7 @@ class Compilation:
             tokens = F.pad(tokens, (0, missing))
             targets = None if targets is None else F.pad(targets, (0, missing), value=IGNORE_INDEX)
             documents = {name: F.pad(ids, (0, missing), value=-1) for name, ids in documents.items()}
-        output, state = self._network[0](tokens, state, targets, **documents)
-        return output[:, :time] if output.dim() > 1 and missing > 0 else output, state
+        network = self._network[0]
+        output, state = output_and_state(network, network(tokens, state, targets, **documents))
+        padded = missing > 0 and isinstance(output, Tensor) and output.dim() > 1
+        return output[:, :time] if padded else output, state

@@ -23,6 +23,7 @@ from lightning_seq.models.carried_state import CarriedState
 from lightning_seq.models.compilation import Compilation
 from lightning_seq.models.evaluation_sums import EvaluationSums, check_monitors
 from lightning_seq.models.optimizer_numbers import number_by_place
+from lightning_seq.models.outputs import OutputCheck
 from lightning_seq.models.randomness import StepRandomness
 from lightning_seq.models.sizes import check_batch, check_documents, check_sizes
 from lightning_seq.models.token_normalization import TokenNormalization, on_backward
@@ -125,6 +126,7 @@ class LanguageModel(LightningModule):
         self.training_record: dict[str, Any] | None = None  # of the text that the weights were trained on
         self._carried = CarriedState()
         self._compilation = Compilation(network, compile)
+        self._output_check = OutputCheck(network, self._compilation)
         self._normalization = TokenNormalization()
         self._randomness = StepRandomness()
         self._open_window: dict[str, Any] | None = None
@@ -213,6 +215,7 @@ class LanguageModel(LightningModule):
     def _run(self, stage: str, batch: Batch, targets: Tensor | None) -> Tensor:
         state = self._carried.before(stage, batch, self.network)
         output, state = self._compilation.run(batch, state, targets)
+        self._output_check.check(output, batch, targets)
         self._carried.after(stage, batch, state)
         return output
 
@@ -382,6 +385,7 @@ class LanguageModel(LightningModule):
     def setup(self, stage: str) -> None:
         """Agrees with the data on the tokenizer: one from a checkpoint wins."""
         self._carried.clear()
+        self._output_check.clear()
         self._agree_on_tokenizer()
 
     def on_fit_start(self) -> None:

@@ -77,6 +77,12 @@ def check_batch(model: LightningModule, batch: Any) -> None:
     got = f"a {type(batch).__name__}"
     if isinstance(batch, Mapping):
         missing = [name for name in ("inputs", "targets") if not isinstance(batch.get(name), Tensor)]
+        if not missing and batch["inputs"].shape[:2] != batch["targets"].shape:
+            shapes = tuple(batch["inputs"].shape), tuple(batch["targets"].shape)
+            raise InputError(
+                f"{type(model).__name__} got inputs {shapes[0]} and targets {shapes[1]}: give a target for "
+                "each input, (batch, time) both, with -100 where nothing is predicted"
+            )
         if not missing:
             _check_memory(model, batch)
             _check_document_ids(model, batch)

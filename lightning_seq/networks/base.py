@@ -11,7 +11,8 @@ A network is called as ``network(tokens, state=None, targets=None)`` and returns
   - in training the loss, summed over the targets that are not ignored, penalties included: one number, since
     losses of single tokens would take all logits, or computing them twice.
 
-  A network of a user's may ignore ``targets``; who calls it tells the three by their dimensions.
+  A network of a user's may ignore ``targets``; who calls it tells the three by their dimensions, and refuses
+  an output that is none of them.
 
 A network whose ``forward`` has an argument ``document_ids``, ``(batch, time)``, is given the batch's, where
 documents are packed into one window: it keeps them apart. A batch with ``document_ids`` is refused where the

@@ -191,6 +191,8 @@ def test_classes_of_ones_own_are_marked(doctor, here):  # noqa: F811
         ),
         ("x = x[:, :, :3]", "RuntimeError: ", False),
         ("x = x if tokens.sum() > 10**9 else x.undefined()", "AttributeError: ", False),
+        ("return self.out(x).mean(1), None", "Net returned (1, ", False),
+        ("return self.out(x)", "Net returned (1, ", False),
         ("x = x * 2", None, True),
     ],
 )

@@ -204,7 +204,7 @@ def test_batches_of_nothing_and_outputs_of_no_shape_are_refused():
         score(NETWORKS["lstm"], text(9), Blocks(4), 0)
     network = Bigram()
     network.forward = shapeless
-    with pytest.raises(InputError, match=r"Bigram returned \(2, 4, 2, 2\) for targets \(2, 4\)"):
+    with pytest.raises(InputError, match=r"Bigram returned \(2, 4, 2, 2\) for 2 sequences of 4 tokens"):
         score(network, text(9), Blocks(4))
 
 

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_seq.networks.base import detach, takes_document_ids
 from lightning_seq.networks.losses import LOGITS_AT_ONCE_ON_CPU, negative_log_likelihood
+from lightning_seq.networks.outputs import check_shape, output_and_state
 
 LONGEST_UNROLLED = 32  # steps of a recurrent layer, each of which costs a dozen calls here
 _KERNEL = torch.ops.aten.mkldnn_rnn_layer.default  # oneDNN's LSTM, which says nothing of its workspace
@@ -127,7 +128,8 @@ def _runner(network: nn.Module, step: Step) -> Callable[[], tuple[Tensor, Any]]:
     more = {"document_ids": tokens} if separate else {}
 
     def run() -> tuple[Tensor, Any]:
-        output, new = network(tokens, state, tokens, **more)
+        output, new = output_and_state(network, network(tokens, state, tokens, **more))
+        check_shape(network, output, (step.batch_size, step.time), tokens)
         if output.dim() == 3:
             output = negative_log_likelihood(output, tokens)
         return output.sum(), detach(new) if step.carried else None
