@@ -7,18 +7,19 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_seq.callbacks.heads import head_numbers
-from lightning_seq.callbacks.heads.example import example_of, text_example
+from lightning_seq.callbacks.heads.example import example_of, text_example, window_of
 from lightning_seq.callbacks.heads.look import look, most_telling, view_of
 from lightning_seq.callbacks.heads.map_figure import draw_map
 from lightning_seq.callbacks.heads.overview_figure import draw_heads
 from lightning_seq.callbacks.heads.page import write_page
 from lightning_seq.callbacks.heads.training_figure import draw_training
 from lightning_seq.callbacks.heads.view import View
-from lightning_seq.callbacks.probe import Entry, Example, Probe
+from lightning_seq.callbacks.probe import Entry, Example, ModelCall, Probe
 from lightning_seq.callbacks.step_log import log_at_step
 from lightning_seq.errors import InputError
 from lightning_seq.figures import forgiving, log_page, loggers_of_text
 from lightning_seq.networks.base import check_sizes
+from lightning_seq.networks.network_call import NetworkCall
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,10 +30,11 @@ _MOST_KEPT = 256  # entries of the history: more are more than a picture has col
 class AttentionLogger(Probe):
     """Shows what each attention head looks at, while training keeps its fused kernels.
 
-    Works with any LightningModule whose `model(tokens)` runs attention in PyTorch, compiled or not:
-    scaled_dot_product_attention, nn.MultiheadAttention, FlexAttention, or a softmax by hand inside a module
-    whose name speaks of attention. Weights, random numbers and compiled graphs of the training stay as they
-    are. It looks at one fixed validation example, so that pictures of different steps can be compared. A
+    Works with any LightningModule that runs attention in PyTorch, compiled or not, however its validation
+    step calls its network: scaled_dot_product_attention, nn.MultiheadAttention, FlexAttention, or a softmax
+    by hand inside a module whose name speaks of attention. Weights, random numbers and compiled graphs of the
+    training stay as they are. It looks at one fixed validation example, so that pictures of different steps
+    can be compared. A
     model without attention, such as an RNN, is shown by its saliency: the share of each earlier token in the
     gradient of a prediction. Where ranks share layers (tensor parallelism) it sees the first rank's heads.
 
@@ -79,6 +81,8 @@ class AttentionLogger(Probe):
         warn_logit_above: Warn when a logit grows above this.
         log_text: Whether what shows tokens, `attention/map` and `attention/page`, goes to every logger; else
             it stays in `figures/` of the run.
+        call: How to run the model on a batch, ``call(module, batch)`` (default: as its own validation step
+            calls its network, or else ``module(inputs)``).
     """
 
     with_text = frozenset({"attention/map", "attention/page"})
@@ -97,6 +101,7 @@ class AttentionLogger(Probe):
         warn_entropy_below: float | None = 0.01,
         warn_logit_above: float | None = 100.0,
         log_text: bool = True,
+        call: ModelCall | None = None,
     ) -> None:
         check_sizes(n_sequences=n_sequences)
         check_sizes(2, max_tokens=max_tokens)
@@ -105,7 +110,7 @@ class AttentionLogger(Probe):
                 raise InputError(
                     f"{name} is {chosen}: give numbers from 0 on, such as [0, 1], or leave it out"
                 )
-        super().__init__(every_n_steps, n_sequences=n_sequences, max_tokens=max_tokens, text=text)
+        super().__init__(every_n_steps, call, n_sequences=n_sequences, max_tokens=max_tokens, text=text)
         self.n_sequences, self.max_tokens, self.text = n_sequences, max_tokens, text
         self.layers, self.heads = layers, heads
         self.saliency, self.write_pages = saliency, page
@@ -129,10 +134,21 @@ class AttentionLogger(Probe):
         vocab_size = pl_module.hparams.get("vocab_size")
         return text_example(self.text, _tokenizer(trainer, pl_module), vocab_size, self.max_tokens)
 
+    def cut(self, call: NetworkCall, batch: Any, example: Example) -> NetworkCall:
+        """Returns the call for the same tokens; what the network reads is what is shown."""
+        if self.text is not None:
+            return call.with_inputs(example["inputs"].to(call.inputs.device))
+        part = call.cut(slice(self.n_sequences), *window_of(batch, self.n_sequences, self.max_tokens))
+        example["inputs"] = part.inputs
+        for name in {"valid", "attention_mask"} & set(example):
+            if example[name].shape != part.inputs.shape[:2]:
+                del example[name]
+        return part
+
     def look(self, trainer: Trainer, pl_module: LightningModule, example: Example) -> Entry:
         """Returns every measure of every head, and keeps the maps as `view`."""
         name = type(pl_module).__name__
-        looked = look(pl_module, example, self.layers, self.heads, self.saliency)
+        looked = look(pl_module, example, self.layers, self.heads, self.saliency, self.network_call)
         if looked.unseen and not self._told:
             self._told = True
             rank_zero_warn(

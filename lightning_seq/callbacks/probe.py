@@ -1,13 +1,17 @@
 """Look at a model in the middle of its training and leave no trace."""
 
+import inspect
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from lightning_seq.callbacks.reset_on_fit import ResetOnFit
@@ -15,12 +19,14 @@ from lightning_seq.callbacks.step_log import log_at_step
 from lightning_seq.errors import InputError
 from lightning_seq.figures import log_figure, loggers_of_text
 from lightning_seq.networks.base import check_sizes, evaluating
+from lightning_seq.networks.network_call import NetworkCall, captured_call
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
 Example = dict[str, Tensor]
+ModelCall = Callable[[LightningModule, Any], Any]
 Entry = dict[str, Any]
 
 
@@ -39,15 +45,17 @@ class Probe(ResetOnFit):
     Args:
         every_n_steps: Look after so many optimizer steps; None: in every validation, at the weights that are
             validated.
+        call: How to run the model on a batch: ``call(module, batch)``, which returns what the model does
+            (default: as its own validation step calls its network).
         **sizes: What the example depends on. A checkpoint's example is used again only if they are the same.
     """
 
     log_text = True
     with_text: frozenset[str] = frozenset()
 
-    def __init__(self, every_n_steps: int | None, **sizes: Any) -> None:
+    def __init__(self, every_n_steps: int | None, call: ModelCall | None = None, **sizes: Any) -> None:
         check_sizes(every_n_steps=1 if every_n_steps is None else every_n_steps)
-        self.every_n_steps = every_n_steps
+        self.every_n_steps, self.call = every_n_steps, call
         self._sizes = sizes
         self.reset()
 
@@ -55,6 +63,7 @@ class Probe(ResetOnFit):
         """Forgets what was found, and the example."""
         self.history: list[Entry] = []
         self._example: Example | None = None
+        self.network_call: NetworkCall | None = None  # None: the model is called with the inputs alone
         self._looks = self._drawn = 0  # looks so far, and when the last pictures were drawn
         self._stopped = self._warned = False
         self._found: Entry = {}  # in the validation that runs
@@ -66,6 +75,14 @@ class Probe(ResetOnFit):
         Raises:
             InputError: It has nothing of the kind, and no other batch will.
         """
+
+    def cut(self, call: NetworkCall, batch: Any, example: Example) -> NetworkCall:
+        """Returns the part of a call that is of the sequences and tokens of ``example``.
+
+        Raises:
+            InputError: There is none.
+        """
+        return call.cut()
 
     @abstractmethod
     def look(self, trainer: Trainer, pl_module: LightningModule, example: Example) -> Entry:
@@ -115,7 +132,11 @@ class Probe(ResetOnFit):
         if self._example is not None or self._stopped:
             return
         try:
-            self._example = self.take(trainer, pl_module, batch)
+            call = call_of(type(self).__name__, pl_module, batch, self.call)
+            known = batch if call is None else with_sequences(batch, call)
+            example = self.take(trainer, pl_module, known)
+            self.network_call = None if call is None else self.cut(call, known, example)
+            self._example = example
         except InputError as error:
             self._stop(f"{error}")
 
@@ -176,6 +197,9 @@ class Probe(ResetOnFit):
         if self._example is None or self._stopped:
             return {}
         example = {name: x.to(pl_module.device) for name, x in self._example.items()}
+        if self.network_call is not None:
+            call = replace(self.network_call, function=self.call)
+            self.network_call = call.to(pl_module.device)
         try:
             with undisturbed(pl_module), trainer.precision_plugin.val_step_context():
                 entry = self.look(trainer, pl_module, example)
@@ -249,7 +273,10 @@ class Probe(ResetOnFit):
         if self._example is not None:
             example = {name: x.tolist() for name, x in self._example.items()}
         history = [dict(entry) for entry in self.history]
-        return {"history": history, "example": example, "sizes": self._sizes}
+        call = None if self.network_call is None else self.network_call.to_plain()
+        if call is None and self.network_call is not None:  # then another example is taken at resume
+            example = None
+        return {"history": history, "example": example, "call": call, "sizes": self._sizes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on with the history, and with the example unless another one is asked for."""
@@ -257,6 +284,8 @@ class Probe(ResetOnFit):
         self._looks = len(self.history)
         if state_dict["example"] is not None and state_dict["sizes"] == self._sizes:
             self._example = {name: torch.tensor(x) for name, x in state_dict["example"].items()}
+            plain = state_dict.get("call")
+            self.network_call = None if plain is None else NetworkCall.from_plain(plain)
 
 
 def is_first(batch_idx: int, dataloader_idx: int) -> bool:
@@ -308,6 +337,64 @@ def _holds_tensors(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return bool(value) and all(_holds_tensors(x) for x in value)
     return isinstance(value, Tensor)
+
+
+def call_of(
+    who: str, module: LightningModule, batch: Any, call: ModelCall | None = None
+) -> NetworkCall | None:
+    """Returns how a model runs on a batch: as ``call``, its ``forward_arguments`` or its step says.
+
+    Args:
+        who: Who asks, for what is said.
+        module: The model.
+        batch: A batch on its device.
+        call: See :class:`Probe`.
+
+    Returns:
+        The call; None where it cannot be told, which is said, and the model has a ``forward`` to be called by
+        the inputs alone.
+
+    Raises:
+        InputError: It cannot be told, and there is no ``forward``.
+    """
+    name = type(module).__name__
+    try:
+        with undisturbed(module), isolate_rng(include_cuda=False):
+            return _call_of(module, batch, call)
+    except Exception as error:  # somebody else's step
+        why = f"{error}" if isinstance(error, InputError) else repr(error)
+    advice = f"how {name} calls its network cannot be repeated, as {why}: give call=, a function"
+    advice += " (module, batch)"
+    if call is not None or not is_overridden("forward", module):
+        raise InputError(advice)
+    rank_zero_info(f"{who} calls {name}(inputs); {advice}, where it needs more than its inputs")
+    return None
+
+
+def _call_of(module: LightningModule, batch: Any, call: ModelCall | None) -> NetworkCall:
+    if call is not None:
+        return NetworkCall("", (batch,), {}, function=call).cut()
+    if (arguments := getattr(module, "forward_arguments", None)) is not None:
+        return NetworkCall("", (), arguments(batch)).cut()
+    step = module.validation_step if is_overridden("validation_step", module) else module.training_step
+    if step == module.training_step and not module.automatic_optimization:
+        raise InputError("it has no validation_step, and its training_step steps the optimizer itself")
+    known = {"batch_idx": 0, "dataloader_idx": 0}
+    options = {name: known[name] for name in inspect.signature(step).parameters if name in known}
+    return captured_call(module, lambda copied: step(copied, **options), batch)
+
+
+def with_sequences(batch: Any, call: NetworkCall) -> Any:
+    """Returns the batch, as a mapping with what the network reads if it is of another kind or has lengths."""
+    lengths, inputs = call.lengths(), call.inputs
+    known = inputs_of(batch)
+    if lengths is None and known is not None and known.dim() >= 2:
+        return batch
+    if lengths is None:
+        return {"inputs": inputs}
+    mask = torch.arange(inputs.size(1), device=inputs.device) < lengths.to(inputs.device)[:, None]
+    found = dict(batch) if isinstance(batch, Mapping) else {}
+    return {**found, "inputs": inputs, "attention_mask": mask.long()}
 
 
 def sequences_of(batch: Any) -> Tensor:

@@ -4,12 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from lightning_seq.callbacks.probe import Entry, Example, Probe
+from lightning_seq.callbacks.probe import Entry, Example, ModelCall, Probe
 from lightning_seq.callbacks.time_gradient_example import example_of
 from lightning_seq.callbacks.time_gradient_figure import draw_training, factor
 from lightning_seq.errors import InputError
 from lightning_seq.networks.base import check_sizes
 from lightning_seq.networks.embedded_inputs import find_embedding
+from lightning_seq.networks.network_call import NetworkCall
 from lightning_seq.networks.time_gradient import FEWEST_TOKENS, time_gradient
 
 if TYPE_CHECKING:
@@ -23,8 +24,9 @@ class TimeGradientMonitor(Probe):
     each: how large is its gradient at the input one token earlier, two, three and so on? Where it vanishes
     nothing can be learnt about what lies farther back, and where it explodes training breaks.
 
-    Works with any LightningModule whose `model(tokens)` gives logits `(batch, time, vocab)` and that has an
-    nn.Embedding; weights, gradients and random numbers of the training stay as they are. It logs
+    Works with any LightningModule whose network gives logits `(batch, time, vocab)` and has an nn.Embedding,
+    however its validation step calls it; weights, gradients and random numbers of the training stay as they
+    are. It logs
 
     - `time_gradient/decay_per_step`: the factor of one more token, 1 where nothing is lost;
     - `time_gradient/half_life`: tokens until half of the gradient at lag 1 is left;
@@ -42,6 +44,8 @@ class TimeGradientMonitor(Probe):
         at: Name of the submodule that embeds the inputs (default: the first nn.Embedding of the model).
         exact: Whether to take the gradient at the states of nn.RNN, nn.GRU and nn.LSTM, which is what
             textbooks speak of, in place of the inputs. Lags are then spaced by their logarithm.
+        call: How to run the model on a batch, ``call(module, batch)``, which returns logits (default: as its
+            own validation step calls its network, or else ``module(inputs)``).
     """
 
     def __init__(
@@ -51,10 +55,11 @@ class TimeGradientMonitor(Probe):
         max_lag: int = 128,
         at: str | None = None,
         exact: bool = False,
+        call: ModelCall | None = None,
     ) -> None:
         check_sizes(n_sequences=n_sequences)
         check_sizes(FEWEST_TOKENS - 1, max_lag=max_lag)
-        super().__init__(every_n_steps, n_sequences=n_sequences, max_lag=max_lag)
+        super().__init__(every_n_steps, call, n_sequences=n_sequences, max_lag=max_lag)
         self.n_sequences, self.max_lag = n_sequences, max_lag
         self.at, self.exact = at, exact
 
@@ -71,11 +76,25 @@ class TimeGradientMonitor(Probe):
                 f"expected batches with `inputs` (batch, time) of {FEWEST_TOKENS} or more ids, got "
                 f"{type(batch).__name__}"
             )
-        return example._asdict()
+        return {"inputs": example.inputs, "targets": example.targets}
+
+    def cut(self, call: NetworkCall, batch: Any, example: Example) -> NetworkCall:
+        """Returns the call for the same sequences, up to the token whose loss is looked at."""
+        found = example_of(batch, self.n_sequences, self.max_lag)
+        assert found is not None  # since `take` has found it
+        part = call.cut(found.rows, *found.window)
+        if part.inputs.shape != example["inputs"].shape:
+            raise InputError(
+                f"the network reads inputs of shape {tuple(call.inputs.shape)}, which are not those of the "
+                "batch: give call=, a function (module, batch)"
+            )
+        example["inputs"] = part.inputs
+        return part
 
     def look(self, trainer: Trainer, pl_module: LightningModule, example: Example) -> Entry:
         """Returns the gradient at every lag, and what it decays by."""
-        found = time_gradient(pl_module, example["inputs"], example["targets"], self.at, self.exact)
+        sequences = example["inputs"], example["targets"]
+        found = time_gradient(pl_module, *sequences, self.at, self.exact, self.network_call)
         return dict(vars(found))
 
     def numbers(self, entry: Entry) -> dict[str, float]:

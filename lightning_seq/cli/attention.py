@@ -9,13 +9,14 @@ from lightning_seq.callbacks.heads import head_numbers
 from lightning_seq.callbacks.heads.example import text_example
 from lightning_seq.callbacks.heads.look import look, view_of
 from lightning_seq.callbacks.heads.page import write_page
-from lightning_seq.callbacks.probe import Example, inputs_of
+from lightning_seq.callbacks.probe import Example, call_of, inputs_of
 from lightning_seq.cli.trained import context_of, label, model_and_data, validation_batch
 from lightning_seq.data import SequenceDataModule
 from lightning_seq.data.scored_text import scored_text
 from lightning_seq.data.sources.files import read_text
 from lightning_seq.errors import InputError
 from lightning_seq.networks.base import evaluating
+from lightning_seq.networks.network_call import NetworkCall
 from lightning_seq.prompts import written
 
 HEAD_THRESHOLD = 0.5
@@ -35,7 +36,7 @@ def look_at(options: Namespace) -> tuple[list[dict[str, Any]], str]:
         example = _example(model, text, options.tokens)
         saliency = True if options.saliency or len(options.checkpoint) > 1 else None
         with evaluating(model):
-            looked = look(model, example, with_saliency=saliency)
+            looked = look(model, example, with_saliency=saliency, call=_call(model, data, example))
         if not looked.layers:
             raise InputError(
                 f"{checkpoint}: {type(model).__name__} shows no attention (unseen: "
@@ -54,6 +55,14 @@ def look_at(options: Namespace) -> tuple[list[dict[str, Any]], str]:
         )
     options.output.write_text(write_page(views, "Attention"), encoding="utf-8")
     return results, text or ""
+
+
+def _call(model: Any, data: Any, example: Example) -> NetworkCall | None:
+    """Returns how the model is called for the tokens, as far as its data tell."""
+    if data is None or isinstance(data, SequenceDataModule):
+        return None
+    call = call_of("attention", model, validation_batch(data))
+    return None if call is None else call.with_inputs(example["inputs"])
 
 
 def _given(text: str) -> str:

@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule, LightningModule, seed_everything
 
 import lightning_seq.models  # noqa: F401  (classes that are known by name without their path)
+from lightning_seq.callbacks.probe import call_of, with_sequences
 from lightning_seq.callbacks.time_gradient_example import Example, example_of
 from lightning_seq.callbacks.time_gradient_figure import Line, draw_models, factor
 from lightning_seq.cli import usage
@@ -23,6 +24,7 @@ from lightning_seq.data.scored_text import file_text, scored_text
 from lightning_seq.data.tokenization.ready_made import parse_tokenizer
 from lightning_seq.errors import InputError
 from lightning_seq.figures import png_bytes
+from lightning_seq.networks.network_call import NetworkCall
 from lightning_seq.networks.time_gradient import FEWEST_TOKENS, time_gradient
 
 SEQUENCES = 8
@@ -37,8 +39,8 @@ def compare(options: Namespace) -> list[dict[str, Any]]:
     results = []
     for name in options.models:
         model, data = _trained(name, options) if _is_checkpoint(name) else _recipe(name)
-        example, text = _example(model, data, options)
-        found = time_gradient(model, example.inputs, example.targets)
+        example, call, text = _example(model, data, options)
+        found = time_gradient(model, example.inputs, example.targets, call=call)
         names = {"model": name, "label": _label(name)}
         results.append({**names, **vars(found), "sequences": len(example.inputs), "text": text})
     figure = draw_models(
@@ -98,8 +100,8 @@ def _as_word(section: Any, name: str, key: str) -> str:
     return section if isinstance(section, str) else json.dumps(section)
 
 
-def _example(model: Any, data: Any, options: Namespace) -> tuple[Example, str]:
-    """Returns the sequences to look at, and what they are, for people."""
+def _example(model: Any, data: Any, options: Namespace) -> tuple[Example, NetworkCall | None, str]:
+    """Returns the sequences to look at, how the model is called for them, and what they are, for people."""
     lags = context_of(model, options.tokens + 1) - 1
     most = SEQUENCES * (lags + 2)
     if options.text is not None:
@@ -107,17 +109,21 @@ def _example(model: Any, data: Any, options: Namespace) -> tuple[Example, str]:
         if tokenizer is None:
             raise InputError(f"{type(model).__name__} has no tokenizer to read --text by: leave it out")
         readable = parse_tokenizer(tokenizer.to_str(), "the model's tokenizer")
-        return _windows(file_text(options.text, readable, most).ids, lags, options.text), options.text
+        windows = _windows(file_text(options.text, readable, most).ids, lags, options.text)
+        return windows, None, options.text
     if data is None:
-        return _random(model, lags), "random tokens, as no text was given (--text) nor found"
+        return _random(model, lags), None, "random tokens, as no text was given (--text) nor found"
     name = data.describe() if isinstance(data, SequenceDataModule) else type(data).__name__
     name = f"{name}, validation split"
     if isinstance(data, SequenceDataModule):
-        return _windows(scored_text(data.encoded("validation"), data.tokenizer, most).ids, lags, name), name
-    example = example_of(validation_batch(data), SEQUENCES, lags)
+        windows = _windows(scored_text(data.encoded("validation"), data.tokenizer, most).ids, lags, name)
+        return windows, None, name
+    batch = validation_batch(data)
+    call = call_of("time-gradient", model, batch)
+    example = example_of(batch if call is None else with_sequences(batch, call), SEQUENCES, lags)
     if example is None:
         raise InputError(f"the {name} has no batches of `inputs` (batch, time) with ids: give other data")
-    return example, name
+    return example, None if call is None else call.cut(example.rows, *example.window), name
 
 
 def _windows(ids: npt.NDArray[np.int64], lags: int, name: str) -> Example:

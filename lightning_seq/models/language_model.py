@@ -153,10 +153,18 @@ class LanguageModel(LightningModule):
 
     # -- steps ----------------------------------------------------------------------------------------
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, document_ids: Tensor | None = None) -> Tensor:
         """Returns logits ``(batch, time, vocab)`` of ``tokens`` ``(batch, time)`` without a past."""
-        logits: Tensor = self.network(tokens)[0]
+        documents = {} if document_ids is None else {"document_ids": document_ids}
+        logits: Tensor = self.network(tokens, **documents)[0]
         return logits
+
+    def forward_arguments(self, batch: Batch) -> dict[str, Tensor]:
+        """Returns the arguments of :meth:`forward` for a batch, which monitors call it with."""
+        arguments = {"tokens": batch["inputs"]}
+        if self._compilation.takes_document_ids and "document_ids" in batch:
+            arguments["document_ids"] = batch["document_ids"]
+        return arguments
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the mean loss of the batch's targets, with the gradient of its share in the step.

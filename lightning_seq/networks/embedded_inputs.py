@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_seq.errors import InputError, did_you_mean
 from lightning_seq.networks.base import evaluating
+from lightning_seq.networks.network_call import NetworkCall
 
 
 def find_embedding(module: nn.Module, at: str | None = None) -> nn.Module:
@@ -52,7 +53,7 @@ def differentiating(module: nn.Module) -> Iterator[None]:
 
 
 def logits_and_leaves(
-    module: nn.Module, inputs: Tensor, at: str | None = None
+    module: nn.Module, inputs: Tensor, at: str | None = None, call: NetworkCall | None = None
 ) -> tuple[Tensor, list[Tensor]]:
     """Returns the logits ``(batch, time, vocab)``, and the embedded inputs from which they come.
 
@@ -60,6 +61,7 @@ def logits_and_leaves(
         module: The network, or a LightningModule.
         inputs: Ids ``(batch, time)``.
         at: Name of the submodule that embeds the inputs (default: the first ``nn.Embedding``).
+        call: How the module is called for these inputs (default: ``module(inputs)``).
 
     Returns:
         The logits; and what each call of the embedding gave, as leaves of the graph.
@@ -77,7 +79,7 @@ def logits_and_leaves(
 
     handle = find_embedding(module, at).register_forward_hook(cut)
     try:
-        logits = find_logits(module(inputs), *inputs.shape[:2])
+        logits = find_logits(module(inputs) if call is None else call.run(module), *inputs.shape[:2])
     finally:
         handle.remove()
     if not leaves:
@@ -99,20 +101,26 @@ def find_logits(output: Any, batch: int, time: int) -> Tensor:
     if isinstance(output, Mapping) and "logits" in output:
         output = output["logits"]
     output = getattr(output, "logits", output)
-    if isinstance(output, list | tuple) and output:
-        output = output[0]
-    if isinstance(output, Tensor):
-        if output.dim() == 2 and len(output) == batch * time:
-            return output.view(batch, time, -1)
-        if output.dim() == 3 and output.shape[:2] == (batch, time):
-            return output
-        if output.dim() == 3 and output.shape[:2] == (time, batch):
-            return output.transpose(0, 1)
+    candidates = output if isinstance(output, list | tuple) and output else [output]
+    for each in candidates:  # a loss may come before them
+        if (found := _as_logits(each, batch, time)) is not None:
+            return found
+    output = candidates[0]
     got = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
     raise InputError(
         f"the model returned {got} for {batch} sequences of {time} tokens; logits (batch, time, vocab) are "
         "expected"
     )
+
+
+def _as_logits(output: Any, batch: int, time: int) -> Tensor | None:
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        return None
+    if output.dim() == 2 and len(output) == batch * time:
+        return output.view(batch, time, -1)
+    if output.dim() == 3 and output.shape[:2] == (batch, time):
+        return output
+    return output.transpose(0, 1) if output.dim() == 3 and output.shape[:2] == (time, batch) else None
 
 
 def by_token(gradients: Sequence[Tensor], batch: int, time: int) -> Tensor:

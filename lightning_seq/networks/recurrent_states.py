@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from lightning_seq.networks.base import evaluating
+from lightning_seq.networks.network_call import NetworkCall
 from lightning_seq.networks.parallel_recurrent import ParallelRecurrentBlock, min_gru_gates
 from lightning_seq.networks.parallel_scan import linear_recurrence
 from lightning_seq.networks.recurrent_layers import states_of
@@ -49,8 +50,10 @@ class LayerStates:
     log_keep: Tensor | None = None
 
 
-def recurrent_states(module: nn.Module, *inputs: Any) -> dict[str, LayerStates]:
-    """Runs ``module(*inputs)`` as at evaluation, and returns what its recurrent layers did.
+def recurrent_states(
+    module: nn.Module, *inputs: Any, call: NetworkCall | None = None
+) -> dict[str, LayerStates]:
+    """Runs ``module(*inputs)``, or ``call``, as at evaluation, and returns what its recurrent layers did.
 
     Seen are ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN``, also packed, unbatched, projected, in several layers and
     directions, and the blocks of our minGRU and minLSTM; ``nn.LSTMCell`` and the like are not. What follows
@@ -74,7 +77,7 @@ def recurrent_states(module: nn.Module, *inputs: Any) -> dict[str, LayerStates]:
                 # first of the hooks: those of a sharded module take its weights away
                 hook = layer.register_forward_hook(look, with_kwargs=True, prepend=True)
                 stack.callback(hook.remove)
-        module(*inputs)
+        module(*inputs) if call is None else call.run(module)
     return _named(_joined(parts) for calls in seen.values() for parts in zip(*calls, strict=True))
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lightning_seq.errors import InputError
 from lightning_seq.networks.base import check_sizes
 from lightning_seq.networks.embedded_inputs import by_token, differentiating, gradients, logits_and_leaves
+from lightning_seq.networks.network_call import NetworkCall
 
 _LEAK = 1e-4  # share of what comes later: rounding, of Fourier transforms say, stays far below
 
@@ -36,7 +37,12 @@ class Saliency:
 
 
 def saliency(
-    module: nn.Module, tokens: Tensor, at: str | None = None, rows: int = 64, causal: bool = True
+    module: nn.Module,
+    tokens: Tensor,
+    at: str | None = None,
+    rows: int = 64,
+    causal: bool = True,
+    call: NetworkCall | None = None,
 ) -> Saliency:
     """Measures how much each prediction depends on each token that it follows.
 
@@ -53,6 +59,7 @@ def saliency(
         rows: The most predictions to differentiate at once; more take more memory.
         causal: Whether no prediction sees what comes later, which saves half of the work. Otherwise rows of
             the maps hold later tokens, too.
+        call: How the module is called for these tokens (default: ``module(tokens)``).
 
     Raises:
         InputError: The module does not fit, its weights have diverged, or it is not causal.
@@ -66,7 +73,8 @@ def saliency(
         predicted, probability = torch.zeros_like(tokens), torch.zeros_like(tokens, dtype=torch.float32)
         for which, places, length in _groups(len(tokens), tokens.size(1), rows, causal):
             index = torch.tensor([which, places], device=tokens.device)
-            logits, leaves = logits_and_leaves(module, tokens[index[0], :length], at)
+            part = None if call is None else call.cut(which, 0, length)
+            logits, leaves = logits_and_leaves(module, tokens[index[0], :length], at, part)
             score, best, share = _likeliest(logits, index[1])
             norms = _norms(score, leaves, length)
             if causal:

@@ -21,6 +21,7 @@ from lightning_seq.networks.embedded_inputs import (
     logits_and_leaves,
 )
 from lightning_seq.networks.gradient_decay import TimeGradient, describe_decay
+from lightning_seq.networks.network_call import NetworkCall
 from lightning_seq.networks.recurrent_cuts import RecurrentCuts
 
 FEWEST_TOKENS = 4
@@ -36,6 +37,7 @@ def time_gradient(
     targets: Tensor,
     at: str | None = None,
     exact: bool = False,
+    call: NetworkCall | None = None,
 ) -> TimeGradient:
     """Measures how far back the gradient of the last token's loss reaches.
 
@@ -50,6 +52,7 @@ def time_gradient(
         at: Name of the submodule that embeds the inputs (default: the first ``nn.Embedding``).
         exact: Whether to follow the states of ``nn.RNN``, ``nn.GRU`` and ``nn.LSTM`` instead of the inputs:
             the gradient at what is carried from one token to the next, of all layers together.
+        call: How the module is called for these inputs (default: ``module(inputs)``).
 
     Raises:
         InputError: The module does not fit, or no finite gradient comes through.
@@ -58,26 +61,36 @@ def time_gradient(
         raise InputError(f"got sequences of {inputs.size(1)} tokens: give {FEWEST_TOKENS} or more")
     with differentiating(module):
         inputs, targets = inputs.clone(), targets.clone()  # those made in inference mode have no gradient
+        call = None if call is None else call.cut()  # which copies
         if exact:
-            return describe_decay(*state_gradients(module, inputs, targets))
-        return describe_decay(*input_gradients(module, inputs, targets, at))
+            return describe_decay(*state_gradients(module, inputs, targets, call))
+        return describe_decay(*input_gradients(module, inputs, targets, at, call))
 
 
-def input_gradients(module: nn.Module, inputs: Tensor, targets: Tensor, at: str | None = None) -> Measured:
+def input_gradients(
+    module: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    at: str | None = None,
+    call: NetworkCall | None = None,
+) -> Measured:
     """Returns the gradient at the embedded inputs, for all lags; see :func:`time_gradient`."""
-    logits, leaves = logits_and_leaves(module, inputs, at)
+    logits, leaves = logits_and_leaves(module, inputs, at, call)
     norms = by_token(_gradients(_loss(logits, targets), leaves), *inputs.shape[:2]).norm(dim=-1).flip(1)
     return list(range(inputs.size(1))), norms, _floor(leaves[0])
 
 
-def state_gradients(module: nn.Module, inputs: Tensor, targets: Tensor) -> Measured:
+def state_gradients(
+    module: nn.Module, inputs: Tensor, targets: Tensor, call: NetworkCall | None = None
+) -> Measured:
     """Returns the gradient at the states of fused recurrent layers, for some lags; see :func:`time_gradient`.
 
     The lags are spaced by their logarithm, since each costs one more call of the kernel.
     """
     lags = log_spaced(inputs.size(1) - 1)
     with RecurrentCuts(inputs.size(1), lags) as cuts:
-        loss = _loss(find_logits(module(inputs), *inputs.shape[:2]), targets)
+        output = module(inputs) if call is None else call.run(module)
+        loss = _loss(find_logits(output, *inputs.shape[:2]), targets)
     if not cuts.states[1]:
         raise InputError(
             f"exact follows the states of nn.RNN, nn.GRU and nn.LSTM, and {type(module).__name__} runs none "

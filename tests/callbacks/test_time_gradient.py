@@ -323,19 +323,12 @@ class Demo(LightningTransformer):
         self(*batch)
 
 
-class DemoOfTokens(Demo):
-    def forward(self, inputs, target=None):
-        return super().forward(inputs, inputs if target is None else target)
-
-
 @pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor is True")
 def test_lightnings_own_transformer(train):
-    with pytest.warns(UserWarning, match="missing 1 required positional argument: 'target'"):
-        train(lambda: Demo(vocab_size=11), TimeGradientMonitor(), val_check_interval=2)
     monitor = TimeGradientMonitor()
-    _, without = train(lambda: DemoOfTokens(vocab_size=11), val_check_interval=2)
-    _, with_it = train(lambda: DemoOfTokens(vocab_size=11), monitor, val_check_interval=2)
+    _, without = train(lambda: Demo(vocab_size=11), val_check_interval=2)
+    _, with_it = train(lambda: Demo(vocab_size=11), monitor, val_check_interval=2)
     assert [entry["step"] for entry in monitor.history] == [0, 2, 4, 6]
     assert torch.equal(without, with_it)
 

@@ -31,19 +31,28 @@ def example_of(batch: Any, n_sequences: int, max_tokens: int) -> Example:
         InputError: The batch is of another kind.
     """
     inputs = sequences_of(batch)[:n_sequences].detach()
-    if inputs.dim() > 3:  # pictures have no tokens to leave out
+    start, stop = window_of(batch, n_sequences, max_tokens)
+    if inputs.dim() > 3:
         return {"inputs": inputs.clone()}
     mask = _of_same_shape(batch, "attention_mask", inputs)
     valid = _unpadded(batch, inputs) if mask is None else mask.bool()
-    columns = valid.any(0).nonzero()
-    start = int(columns[0]) if len(columns) else 0
-    stop = min(int(columns[-1]) + 1 if len(columns) else inputs.size(1), start + max_tokens)
     example = {"inputs": inputs[:, start:stop].clone()}
     if mask is not None:
         example["attention_mask"] = mask[:, start:stop].detach().clone()
     if not valid[:, start:stop].all():
         example["valid"] = valid[:, start:stop].clone()
     return example
+
+
+def window_of(batch: Any, n_sequences: int, max_tokens: int) -> tuple[int, int]:
+    """Returns the first token that is looked at, and the one after the last; see :func:`example_of`."""
+    inputs = sequences_of(batch)[:n_sequences].detach()
+    if inputs.dim() > 3:  # pictures have no tokens to leave out
+        return 0, inputs.size(1)
+    mask = _of_same_shape(batch, "attention_mask", inputs)
+    columns = (_unpadded(batch, inputs) if mask is None else mask.bool()).any(0).nonzero()
+    start = int(columns[0]) if len(columns) else 0
+    return start, min(int(columns[-1]) + 1 if len(columns) else inputs.size(1), start + max_tokens)
 
 
 def text_example(text: str, tokenizer: Any, vocab_size: int | None, max_tokens: int) -> Example:

@@ -1,6 +1,7 @@
 """One look at a model: attention, and saliency where there is none, as numbers on the CPU."""
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from lightning_seq.networks.attention_measures import (
     repeated_tokens,
 )
 from lightning_seq.networks.embedded_inputs import find_logits
+from lightning_seq.networks.network_call import NetworkCall
 from lightning_seq.networks.saliency import saliency
 
 MOST_SHOWN = 256  # tokens of a map: more make pages of many megabytes
@@ -51,6 +53,7 @@ def look(
     layers: Collection[int] | None = None,
     heads: Collection[int] | None = None,
     with_saliency: bool | None = None,
+    call: NetworkCall | None = None,
 ) -> Looked:
     """Looks at what a model attends to.
 
@@ -60,6 +63,8 @@ def look(
         layers: Numbers of the layers to look at (default: all).
         heads: Numbers of the heads of each (default: all).
         with_saliency: Whether to add the saliency of the whole model (default: where there is no attention).
+        call: How the module is called for the example (default: with its inputs and, if it takes one, its
+            mask).
 
     Raises:
         InputError: The weights have diverged; no layer, or no head of one, is among the chosen; or there is
@@ -68,18 +73,18 @@ def look(
     valid, inputs = example.get("valid"), example["inputs"]
     repeated = _repeated(module, inputs)
 
-    def reduce(call: AttentionCall) -> tuple[str, Tensor, _Measures]:
-        fits = valid is not None and valid.shape == (call.sequences, call.queries)
-        return call.module, attention_maps(call, MOST_SHOWN), measure_heads(call, valid if fits else None)
+    def reduce(seen: AttentionCall) -> tuple[str, Tensor, _Measures]:
+        fits = valid is not None and valid.shape == (seen.sequences, seen.queries)
+        return seen.module, attention_maps(seen, MOST_SHOWN), measure_heads(seen, valid if fits else None)
 
-    found, output, unseen = _capture(module, example, reduce, layers)
-    induction = {} if repeated is None or not found else _induction(module, repeated, layers)
+    found, output, unseen = _capture(module, len(inputs), _runner(module, example, call), reduce, layers)
+    induction = {} if repeated is None or not found else _induction(module, repeated, layers, call)
     views = [
         _view(f"layer {i}", name, maps, measures | induction.get(i, {}), heads)
         for i, (name, maps, measures) in found.items()
     ]
     if with_saliency or (with_saliency is None and not found and not unseen):
-        views.append(_saliency(module, inputs, valid, repeated))
+        views.append(_saliency(module, inputs, valid, repeated, call))
     return Looked(tuple(views), _predicted(output, inputs), tuple(unseen))
 
 
@@ -116,7 +121,8 @@ def most_telling(view: View) -> tuple[int, int]:
 
 def _capture(
     module: nn.Module,
-    example: Example,
+    sequences: int,
+    forward: Callable[[], Any],
     reduce: Callable[[AttentionCall], Any],
     layers: Collection[int] | None,
 ) -> tuple[dict[int, Any], Any, list[str]]:
@@ -127,8 +133,8 @@ def _capture(
         i = next(number)
         return reduce(call) if layers is None or i in layers else None
 
-    with capture_attention(module, len(example["inputs"]), chosen) as captured:
-        output = run(module, example)
+    with capture_attention(module, sequences, chosen) as captured:
+        output = forward()
     found = {i: each for i, each in enumerate(captured.calls) if each is not None}
     if captured.calls and not found:
         raise _none_of("layers", layers, len(captured.calls))
@@ -150,33 +156,48 @@ def _repeated(module: nn.Module, inputs: Tensor) -> Tensor | None:
     return repeated_tokens(embedding.num_embeddings, period, _SEQUENCES).to(inputs.device)
 
 
-def _induction(module: nn.Module, repeated: Tensor, layers: Collection[int] | None) -> dict[int, _Measures]:
+def _runner(module: nn.Module, example: Example, call: NetworkCall | None) -> Callable[[], Any]:
+    return partial(run, module, example) if call is None else partial(call.run, module)
+
+
+def _induction(
+    module: nn.Module, repeated: Tensor, layers: Collection[int] | None, call: NetworkCall | None
+) -> dict[int, _Measures]:
     period = repeated.size(1) // 2
     try:
+        call = None if call is None else call.with_inputs(repeated)
+        forward = _runner(module, {"inputs": repeated}, call)
         found, _, _ = _capture(
-            module, {"inputs": repeated}, lambda call: {"induction": induction_score(call, period)}, layers
+            module, len(repeated), forward, lambda seen: {"induction": induction_score(seen, period)}, layers
         )
     except Exception:  # somebody else's model may not take any tokens: its attention is seen all the same
         return {}
     return found
 
 
-def _saliency(module: nn.Module, inputs: Tensor, valid: Tensor | None, repeated: Tensor | None) -> LayerView:
+def _saliency(
+    module: nn.Module, inputs: Tensor, valid: Tensor | None, repeated: Tensor | None, call: NetworkCall | None
+) -> LayerView:
     if inputs.dim() != 2 or inputs.is_floating_point():
         raise InputError(
             f"saliency needs token ids (batch, time), and the inputs have shape {tuple(inputs.shape)} and "
             f"{inputs.dtype}: leave saliency out"
         )
-    call = _saliency_call(module, inputs)
-    measures = measure_heads(call, valid)
+    seen = _saliency_call(module, inputs, call)
+    measures = measure_heads(seen, valid)
     if repeated is not None:
-        again = _saliency_call(module, repeated[:1])
-        measures["induction"] = induction_score(again, repeated.size(1) // 2)
-    return _view(SALIENCY, "", attention_maps(call, MOST_SHOWN), measures, None)
+        try:
+            other = None if call is None else call.with_inputs(repeated[:1])
+            again = _saliency_call(module, repeated[:1], other)
+            measures["induction"] = induction_score(again, repeated.size(1) // 2)
+        except InputError:  # it is not known how the model is called for other tokens
+            if call is None:
+                raise
+    return _view(SALIENCY, "", attention_maps(seen, MOST_SHOWN), measures, None)
 
 
-def _saliency_call(module: nn.Module, inputs: Tensor) -> AttentionCall:
-    maps = saliency(module, inputs).maps[:, None]  # (sequences, 1 head, queries, keys)
+def _saliency_call(module: nn.Module, inputs: Tensor, call: NetworkCall | None) -> AttentionCall:
+    maps = saliency(module, inputs, call=call).maps[:, None]  # (sequences, 1 head, queries, keys)
     visible = torch.arange(1, inputs.size(1) + 1, device=maps.device).expand(maps.shape[:-1])
     return AttentionCall.of_maps(maps, visible)
 
