@@ -19,7 +19,7 @@ def find_files(path: str, suffixes: Iterable[str], names: Iterable[str] = ()) ->
         suffixes: Of the files to take from a directory.
         names: What ``path`` could have been instead of a path, for "did you mean".
     """
-    place = Path(path).expanduser()
+    place = place_of(path)
     if place.is_file():
         return [place]
     if place.is_dir():
@@ -44,6 +44,15 @@ def find_files(path: str, suffixes: Iterable[str], names: Iterable[str] = ()) ->
     beside = [str(Path(path).parent / each.name) for each in place.parent.glob("*")]
     hint = did_you_mean(path, [*names, *beside])
     raise InputError(f"no file or directory {path!r}{hint}; give the path of a file, a directory or a glob")
+
+
+def place_of(path: str) -> Path:
+    """Returns where ``path`` is: what exists under just that name, or else with ~ as the user's directory."""
+    place = Path(path)
+    try:
+        return place if place.exists() else place.expanduser()
+    except RuntimeError:  # there is no user of that name
+        return place
 
 
 def literal_root(place: Path) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from lightning_seq.data.sources.documents import SPLITS, Split
-from lightning_seq.data.sources.files import literal_root
+from lightning_seq.data.sources.files import literal_root, place_of
 from lightning_seq.errors import InputError
 
 KEYWORDS: dict[Split, tuple[str, ...]] = {
@@ -46,7 +46,7 @@ def splits_said(files: Sequence[Path], path: str) -> list[Split]:
     Raises:
         InputError: It is not clear which split a file is for, or none is left for training.
     """
-    place = Path(path).expanduser()
+    place = place_of(path)
     if not files or list(files) == [place]:
         return ["train"] * len(files)
     parts = [file.relative_to(literal_root(place)).parts for file in files]

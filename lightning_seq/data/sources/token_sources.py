@@ -153,7 +153,7 @@ def _parquet_rows(file: Path, column: str, first: int, last: int | None) -> Iter
     from pyarrow import parquet
 
     try:
-        opened = parquet.ParquetFile(file)
+        opened = parquet.ParquetFile(file.absolute())  # "s3:ids.parquet" alone is an address
     except (OSError, arrow.ArrowInvalid) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"cannot read {str(file)!r} ({reason}); give a whole .parquet file") from error
