@@ -29,9 +29,11 @@ class HuggingFaceTextDataModule(SequenceDataModule):
             (eval) are those splits.
         name: The configuration of the dataset, such as "wikitext-2-raw-v1".
         revision: The branch, tag or commit of the dataset.
-        text_column: The column that holds the text.
+        text_column: The column that holds the text. Strings of csv, json and parquet files are read as they
+            are written ("NA", "007"), and other columns may hold anything.
         template: What joins several columns to a text, in place of text_column: each is named in braces, as
-            in "{title}: {text}". A brace itself is written twice.
+            in "{title}: {text}". A brace itself is written twice. Numbers and dates are put in as they are
+            written.
         blank_lines: Whether a row without text is an empty line, as in the Hub's WikiText, whose words are
             counted with those; else such rows are left out.
         train_split: The split to train on.
@@ -117,7 +119,7 @@ class HuggingFaceTextDataModule(SequenceDataModule):
         return self.max_tokens or EVALUATION_TOKENS
 
     def fingerprint(self, split: Split) -> str:
-        """Returns a digest of what `datasets` loaded and of how ``split`` is taken from it."""
+        """Returns a digest of the content and of how ``split`` is taken from it."""
         whole = self._splits.fingerprint(split)
         if not self._splits.streamed:
             return whole

@@ -1,8 +1,12 @@
 """Datasets over HTTP from a small Hub on this machine: downloaded, cached, streamed, refused."""
 
+import csv
+import gzip
+import io
 import json
 import subprocess
 import sys
+import zipfile
 
 import pytest
 
@@ -176,6 +180,89 @@ def test_datasets_of_the_hub(hub, home):
     assert "HF_HUB_OFFLINE" in again[3]["error"]
 
 
+TEXTS = """
+import json, sys
+from lightning_seq.data import HuggingFaceTextDataModule
+from lightning_seq.errors import InputError
+
+for options in json.loads(sys.argv[1]):
+    try:
+        data = HuggingFaceTextDataModule(**options, batching="blocks")
+        told = [text for split in ("train", "validation", "test") for text in data.documents(split)]
+    except InputError as error:
+        told = str(error)
+    print("told", json.dumps(told))
+"""
+
+LIKE_VALUES = [
+    "NA",
+    "null",
+    "None",
+    "007",
+    "2024-01-18",
+    "1e3",
+    "true",
+    'a "b", c',
+    " padded ",
+    "two\r\nlines",
+]
+CARD = "---\nconfigs:\n- config_name: default\n  data_files: '*.*'\n  {}\n---\n"
+
+
+def written(rows, delimiter=","):
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue().encode()
+
+
+def zipped(files):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+@pytest.mark.slow
+def test_texts_of_the_hub_are_as_they_are_written(home):
+    files = [[{"text": text, "other": other} for text in LIKE_VALUES] for other in (None, 3, {"a": ["b"]})]
+    chats = [
+        [{"type": "user", "message": {"role": str(i)}, **row} for row in file] for i, file in enumerate(files)
+    ]
+    csvs = {f"{i}.csv": written(file) for i, file in enumerate(files)}
+    datasets = {
+        "csv": csvs,
+        "tsv": {"0.csv": written(files[0], "\t"), "README.md": CARD.format('sep: "\\t"').encode()},
+        "jsonl": {f"{i}.jsonl": lines(file) for i, file in enumerate(chats)},
+        "parquet": {f"{i}.parquet": parquet(file) for i, file in enumerate(files)},
+        "compressed": {"0.jsonl.gz": gzip.compress(lines(files[0]))},
+        "archive": {"0.zip": zipped(csvs)},
+        "field": {
+            "0.json": json.dumps({"data": files[0], "version": 1}).encode(),
+            "README.md": CARD.format("field: data").encode(),
+        },
+        "lines": {"0.txt": b"\n".join(b"line %d" % i for i in range(30))},
+        "skipping": {**csvs, "README.md": CARD.format("skiprows: 1").encode()},
+    }
+    hub = HubServer()
+    for name, content in datasets.items():
+        hub.add(f"someone/{name}", content)
+    counts = {"csv": 3, "tsv": 1, "jsonl": 3, "parquet": 3, "compressed": 1, "archive": 3, "field": 1}
+    asked = [{"path": f"someone/{name}", **more} for name in datasets for more in ({}, {"max_tokens": 10**6})]
+    with hub:
+        *told, lines_whole, lines_streamed, skipping, _ = tell(hub, home, asked, TEXTS)
+    expected = [sorted(LIKE_VALUES * count) for count in counts.values() for _ in range(2)]
+    assert [sorted(each) if isinstance(each, list) else each for each in told] == expected
+    assert sorted(lines_whole) == sorted(lines_streamed) == sorted(f"line {i}" for i in range(30))
+    assert (
+        "the card of 'someone/skipping' sets skiprows for its csv files, which is not supported" in skipping
+    )
+    again = tell(hub, home, [each for each in asked if "max_tokens" not in each], TEXTS)  # from the cache
+    assert again[:-1] == [*told[::2], lines_whole]
+
+
 FIT = """
 import json, sys
 from lightning.pytorch import Trainer, seed_everything
@@ -203,7 +290,7 @@ def test_a_model_is_trained_from_the_hub(hub, home):
             [
                 common,
                 {**common, **STREAM},
-                {**common, **STREAM, "num_workers": 2, "separate_documents": True},
+                {**common, **STREAM, "num_workers": 2},
             ],
             FIT,
         )

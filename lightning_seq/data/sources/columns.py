@@ -1,11 +1,11 @@
 """What of a row is its text: one column, or several that a template joins."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from string import Formatter
-from typing import Any
 
-from lightning_seq.data.sources.files import not_utf8
 from lightning_seq.errors import InputError, did_you_mean
+
+TEXT, NULL, STRUCTURES, BINARY = "text", "null", "structures", "binary"
 
 
 class RowText:
@@ -14,66 +14,56 @@ class RowText:
     Args:
         column: The column that holds the text.
         template: Text with columns in braces, in place of ``column``: "{title}: {text}". What is in braces is
-            a name and nothing else, and a brace itself is written twice.
+            a name and nothing else, and a brace itself is written twice. Numbers and dates are put in as they
+            are written.
         blank_lines: Whether a row without text is an empty line of the text.
     """
 
     def __init__(self, column: str, template: str | None = None, blank_lines: bool = False) -> None:
         self._without_text = "\n" if blank_lines else ""
+        self.only_strings = template is None
         self._argument = "text_column" if template is None else "template"
         self.given = column if template is None else template
         self._parts = [("", column)] if template is None else _parse(template)
         self.columns = list(dict.fromkeys(name for _, name in self._parts if name is not None))
 
-    def texts(self, rows: Mapping[str, Sequence[str | None]]) -> Iterator[str]:
-        """Yields the text of each row: an empty one, or an empty line, where all of its columns are empty."""
-        for values in zip(*(rows[name] for name in self.columns), strict=True):
-            row = dict(zip(self.columns, values, strict=True))
-            if any(values):
-                yield "".join(before + (row[name] or "" if name else "") for before, name in self._parts)
-            else:
-                yield self._without_text
-
-    def check(self, features: Mapping[str, Any], path: str) -> None:
-        """Refuses columns that are not there, or hold no text."""
-        some = "can be one of" if self._argument == "text_column" else "can name any of"
-        fitting = [name for name, feature in features.items() if _holds_text(feature)]
-        choices = (
-            f"{self._argument} {some} {fitting}" if fitting else f"no column of {list(features)} holds text"
-        )
-        for column in self.columns:
-            if column not in features:
-                hint = did_you_mean(column, features)
-                raise InputError(f"{path!r} has no column {column!r}{hint}; {choices}")
-            if not _holds_text(features[column]):
-                kind = getattr(features[column], "dtype", "structures")
-                raise InputError(f"column {column!r} of {path!r} holds {kind}, not text; {choices}")
-
-    def explain(self, table: Any, path: str, first: int = 0) -> None:
-        """Refuses an Arrow table of rows that are no text, by the first of them.
+    def text(self, values: Sequence[str | None]) -> str:
+        """Returns the text of a row.
 
         Args:
-            table: The rows.
-            path: Where they come from.
-            first: The number of the first of them there.
+            values: What the row has in each of ``columns``. Where all of them are empty, the text is empty
+                too, or an empty line.
         """
-        import datasets
+        if not any(values):
+            return self._without_text
+        row = dict(zip(self.columns, values, strict=True))
+        return "".join(before + (row[name] or "" if name else "") for before, name in self._parts)
 
-        self.check(datasets.Features.from_arrow_schema(table.schema), path)
+    def check(self, kinds: Mapping[str, str], path: str) -> None:
+        """Refuses columns that are not there, or hold something that is not taken for text.
+
+        Args:
+            kinds: What each column holds: TEXT, or the name of another type.
+            path: Where the columns are.
+        """
+        some = "can be one of" if self.only_strings else "can name any of"
+        fitting = [name for name, kind in kinds.items() if self.takes(kind)]
+        choices = (
+            f"{self._argument} {some} {fitting}" if fitting else f"no column of {list(kinds)} holds text"
+        )
         for column in self.columns:
-            for row, content in enumerate(table[column].cast("large_binary").to_pylist(), first):
-                try:
-                    (content or b"").decode("utf-8")
-                except UnicodeDecodeError as error:
-                    where = f" of column {column!r} in row {row:,}"
-                    raise not_utf8(path, error, where=where) from error
+            if column not in kinds:
+                hint = did_you_mean(column, kinds)
+                raise InputError(f"{path!r} has no column {column!r}{hint}; {choices}")
+            if not self.takes(kinds[column]):
+                raise InputError(f"column {column!r} of {path!r} holds {kinds[column]}, not text; {choices}")
+
+    def takes(self, kind: str) -> bool:
+        """Says whether a column of this kind is taken: text, and in a template numbers and dates too."""
+        return kind in (TEXT, NULL) if self.only_strings else kind not in (STRUCTURES, BINARY)
 
     def __repr__(self) -> str:
         return f"{self._argument}={self.given!r}" + (", blank_lines" if self._without_text else "")
-
-
-def _holds_text(feature: Any) -> bool:
-    return "string" in getattr(feature, "dtype", "")
 
 
 def _parse(template: str) -> list[tuple[str, str | None]]:

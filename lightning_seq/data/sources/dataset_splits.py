@@ -1,8 +1,8 @@
 """The splits of a dataset: which there are, which are held out of another, and the texts of each."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +16,28 @@ from lightning_seq.data.sources.documents import (
     separated,
     whole_parts,
 )
-from lightning_seq.data.sources.hub import load_from_hub, one_line_errors
+from lightning_seq.data.sources.hub import one_line_errors
+from lightning_seq.data.sources.hub_datasets import load_from_hub
 from lightning_seq.data.sources.local_datasets import (
     LocalFiles,
     content_now,
     find_local,
     is_local,
-    load_local,
-    stream_local,
+    row_files,
 )
 from lightning_seq.data.streaming.shards import Shards
 from lightning_seq.data.streaming.source import (
     HELD_OUT_FROM,
+    all_rows,
     all_texts,
-    check_files,
-    features_of,
     first_characters,
-    load_stream,
     shards_of,
     texts_of,
 )
 from lightning_seq.data.streaming.stream import HELD_OUT_ONE_IN
 from lightning_seq.errors import InputError, did_you_mean
 
-ROWS_AT_ONCE = 1000
+AS_WRITTEN = "values as they are written"  # earlier versions guessed the types of values
 
 
 class DatasetSplits:
@@ -72,27 +70,40 @@ class DatasetSplits:
         self._names = names
         self._text = text
         self._cache_dir = cache_dir
-        self._loaded: dict[str, Any] = {}
-        self._commit = ""  # of a stream
+        self._loaded: dict[str, Shards | None] = {}
+        self._counts: dict[str, int] = {}
+        self._commit = ""  # of a dataset of the Hub
 
     def documents(self, split: Split) -> Iterable[str]:
         """Returns the texts of ``split``, a row each."""
         if self.streamed:
             return texts_of(self.shards(split), split, self.parts(split)[1:])
-        dataset, parts = self._datasets()[self._source(split)], self.parts(split)
+        shards, parts = self.shards(split), self.parts(split)
         held_out, part = len(parts) - 1, parts.index(split)
         if not held_out:
-            return self._texts(dataset)
-        if len(dataset) >= FEWEST_TO_SPLIT_WHOLE:
-            rows = whole_parts([1] * len(dataset), held_out)[part]
-            return self._texts(dataset.select(rows))
-        return [cut_parts("".join(separated(self._texts(dataset))), held_out)[part]]
+            return all_texts(shards)
+        rows = self._count(self._source(split), shards)
+        if rows >= FEWEST_TO_SPLIT_WHOLE:
+            taken = whole_parts([1] * rows, held_out)[part]
+            return filter(None, islice(all_rows(shards), taken.start, taken.stop))
+        return [cut_parts("".join(separated(all_texts(shards))), held_out)[part]]
 
     def shards(self, split: Split) -> Shards:
-        """Returns the stream that ``split`` is taken from."""
-        source = self._source(split)
-        files = self._files.by_split[source] if self._files else []
-        return shards_of(self._datasets()[source], self._text, self.path, files)
+        """Returns the texts that ``split`` is taken from."""
+        shards = self._datasets()[self._source(split)]
+        if shards is None:
+            raise InputError(
+                f"the Hub does not answer, and {self.path!r} is to be read from there: only what was "
+                "tokenized before with the same options is kept; connect and try again without "
+                "HF_HUB_OFFLINE, or give the same options as before"
+            )
+        return shards
+
+    def _count(self, source: str, shards: Shards) -> int:
+        """Returns how many rows there are, counted once."""
+        if source not in self._counts:
+            self._counts[source] = sum(1 for _ in all_rows(shards))
+        return self._counts[source]
 
     def looked_through(self, split: Split) -> int:
         """Returns how many documents of a stream there are to hold ``split`` out of."""
@@ -104,11 +115,10 @@ class DatasetSplits:
         how = [repr(self._text), source, split, *self.parts(split)]
         if self._files:
             known_by = [content_now(self._files)]
-        elif self.streamed:
-            self._datasets()
-            known_by = [self.path, self.name or "", self._commit]
+            known_by += [AS_WRITTEN] if self._files.format in ("csv", "json") else []
         else:
-            known_by = [self._datasets()[source]._fingerprint]
+            own = getattr(self._datasets()[source], "fingerprint", "")
+            known_by = [own] if own else [self.path, self.name or "", self._commit, AS_WRITTEN]
         if self.streamed:
             known_by = ["stream", *known_by, str(HELD_OUT_ONE_IN)]
         return digest([*known_by, *how])
@@ -150,23 +160,29 @@ class DatasetSplits:
         self._check_names(self._files.by_split)
         return self._files.by_split
 
-    def _datasets(self) -> dict[str, Any]:
-        """Returns the splits there are, loaded when first asked for."""
+    def _datasets(self) -> dict[str, Shards | None]:
+        """Returns the texts of the splits there are, loaded when first asked for."""
         if not self._loaded:
-            with self._one_line_errors():
+            with one_line_errors(self.path):
                 loaded = self._load()
-            self._check_names(loaded)
-            self._check_rows(loaded)
+                self._check_names(loaded)
+                self._check_rows(loaded)
             self._loaded = loaded
         return self._loaded
 
-    def _load(self) -> dict[str, Any]:
-        if self._files:
-            return stream_local(self._files) if self.streamed else load_local(self._files, self._cache_dir)
-        if not self.streamed:
-            return dict(load_from_hub(self.path, self.name, self._revision))
-        loaded, self._commit = load_stream(self.path, self.name, self._revision, self._cache_dir)
-        return loaded
+    def _load(self) -> dict[str, Shards | None]:
+        loaded: Mapping[str, Any]
+        if (files := self._files) is None:
+            loaded, self._commit = load_from_hub(
+                self.path, self.name, self._revision, self._cache_dir, self.streamed
+            )
+        elif files.format == "text":
+            loaded = files.by_split
+        else:
+            loaded = {split: row_files(files, split) for split in files.by_split}
+        return {
+            split: shards_of(some, self._text, self.path, self.streamed) for split, some in loaded.items()
+        }
 
     def _check_names(self, there: Mapping[str, Any]) -> None:
         training = self._names["train"]
@@ -183,31 +199,18 @@ class DatasetSplits:
                     f"there are {list(there)}"
                 )
 
-    def _check_rows(self, loaded: dict[str, Any]) -> None:
-        with self._one_line_errors():
-            for name in self._names.values():
-                if loaded.get(name) is not None:
-                    self._text.check(features_of(loaded[name]), self.path)
+    def _check_rows(self, loaded: Mapping[str, Shards | None]) -> None:
+        for name in self._names.values():
+            shards = loaded.get(name)
+            if shards is not None and next(all_rows(shards), None) is None:
+                where = self.path
+                if self._files and len(self._files.by_split[name]) == 1:
+                    where = str(self._files.by_split[name][0])
+                raise InputError(f"{where!r} has no rows; give a file that has, or take it away")
         training = loaded[self._names["train"]]
-        if not self.streamed and not any(text.strip() for text in self._texts(training)):
-            raise InputError(
-                f"{self._text} of {self.path!r} holds no text, only empty rows; there are "
-                f"{list(training.features)}"
-            )
-
-    def _texts(self, dataset: Any) -> Iterator[str]:
-        with self._one_line_errors():
-            for rows in dataset.select_columns(self._text.columns).iter(batch_size=ROWS_AT_ONCE):
-                yield from filter(None, self._text.texts(rows))
-
-    @contextmanager
-    def _one_line_errors(self) -> Iterator[None]:
-        """Names the path where something cannot be read, or of local files the one that it is."""
-        with one_line_errors(self.path):
-            files = self._files
-            try:
-                yield
-            except Exception as error:
-                if files and not isinstance(error.__cause__, OSError):  # those are about the cache
-                    check_files(files, self._text, whole=not self.streamed)
-                raise
+        if (
+            training is not None
+            and not self.streamed
+            and not any(text.strip() for text in all_texts(training))
+        ):
+            raise InputError(f"{self._text} of {self.path!r} holds no text, only empty rows")

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from glob import glob, has_magic
 from pathlib import Path
+from typing import BinaryIO
 
 from lightning_seq.errors import InputError, did_you_mean
 
@@ -94,19 +95,24 @@ def naming_unreadable(file: Path) -> Iterator[None]:
 
 
 def check_utf8(file: Path) -> None:
-    """Refuses a file that is not UTF-8, read in pieces, since it may be larger than the memory."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    """Refuses a file that is not UTF-8."""
     with file.open("rb") as opened:
-        more = True
-        while more:
-            pending, _ = decoder.getstate()  # the beginning of a character that the last piece cut
-            before = opened.tell() - len(pending)
-            piece = opened.read(READ_AT_ONCE)
-            more = bool(piece)
-            try:
-                decoder.decode(piece, final=not more)
-            except UnicodeDecodeError as error:
-                raise not_utf8(str(file), error, before) from error
+        check_utf8_stream(opened, str(file))
+
+
+def check_utf8_stream(opened: BinaryIO, name: str) -> None:
+    """Refuses what is not UTF-8, read in pieces, since it may be larger than the memory."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    more, count = True, 0
+    while more:
+        pending, _ = decoder.getstate()  # the beginning of a character that the last piece cut
+        piece = opened.read(READ_AT_ONCE)
+        more = bool(piece)
+        try:
+            decoder.decode(piece, final=not more)
+        except UnicodeDecodeError as error:
+            raise not_utf8(name, error, count - len(pending)) from error
+        count += len(piece)
 
 
 def not_utf8(file: str, error: UnicodeDecodeError, before: int = 0, where: str = "") -> InputError:

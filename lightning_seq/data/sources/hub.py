@@ -21,52 +21,6 @@ TOKENIZER = "tokenizer.json"
 WHAT_TO_CHECK = "path, name and revision"
 
 
-def load_from_hub(path: str, name: str | None, revision: str | None) -> Any:
-    """Returns the splits of a dataset of the Hub, from the local cache where the Hub does not answer.
-
-    `datasets` itself tries for up to minutes before it gives up, hence the question before.
-    """
-    endpoint = os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT
-    answer = ask(endpoint)  # while `datasets` is imported, which takes as long
-
-    import datasets
-
-    if not datasets.config.HF_HUB_OFFLINE and answer():
-        return _load(path, name, revision)
-    try:
-        with offline():
-            return _load(path, name, revision)
-    except Exception as error:
-        raise InputError(
-            f"{endpoint} does not answer, and the cache {str(datasets.config.HF_DATASETS_CACHE)!r} has no "
-            f"dataset {path!r}{f' ({name})' if name else ''}; connect and try again, or give a local path "
-            "(HF_HUB_OFFLINE=1 goes to the cache at once)"
-        ) from error
-
-
-def stream_from_hub(path: str, name: str | None, revision: str | None) -> tuple[dict[str, Any], str]:
-    """Returns the splits of a dataset of the Hub, to be read from there, and the commit they are of."""
-    endpoint = os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT
-    answer = ask(endpoint)
-
-    import datasets
-    import huggingface_hub
-
-    offline = datasets.config.HF_HUB_OFFLINE
-    if offline or not answer():
-        raise HubUnreachableError(
-            f"{'HF_HUB_OFFLINE is set' if offline else f'{endpoint} does not answer'}, and {path!r} is to be "
-            f"streamed from there; connect and unset HF_HUB_OFFLINE, give a local path, or leave streaming "
-            f"and max_tokens out where the cache {str(datasets.config.HF_DATASETS_CACHE)!r} has it"
-        )
-    commit = huggingface_hub.HfApi().dataset_info(path, revision=revision, timeout=SLOW, expand=["sha"]).sha
-    return dict(datasets.load_dataset(path, name=name, revision=commit, streaming=True)), str(commit)
-
-
-class HubUnreachableError(InputError):
-    """The Hub does not answer, or is not to be asked."""
-
-
 @contextmanager
 def one_line_errors(path: str, check: str = WHAT_TO_CHECK) -> Iterator[None]:
     """Turns the many exceptions of `datasets` and of the Hub into one that names the reason.
@@ -207,10 +161,3 @@ def quietly(tables: Iterable[Any]) -> Iterator[Any]:
         if table is None:
             return
         yield table
-
-
-def _load(path: str, name: str | None, revision: str | None) -> Any:
-    import datasets
-
-    with quiet_datasets():
-        return datasets.load_dataset(path, name=name, revision=revision)

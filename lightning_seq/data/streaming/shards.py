@@ -5,10 +5,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
+from lightning_seq.data.sources.arrow_rows import kinds_of, table_rows
 from lightning_seq.data.sources.columns import RowText
-from lightning_seq.data.sources.files import check_utf8
-from lightning_seq.data.sources.hub import WHAT_TO_CHECK, one_line_errors, quietly
-from lightning_seq.data.sources.local_datasets import explain_file
+from lightning_seq.data.sources.files import check_utf8, read_text
+from lightning_seq.data.sources.hub import one_line_errors, quietly
+from lightning_seq.data.sources.row_files import RowFile
 
 ROWS_AT_ONCE = 64
 CHARACTERS_AT_ONCE = 1 << 16  # of a text file
@@ -24,48 +25,84 @@ class Shards(Protocol):
         """Yields the rows of a piece from ``first`` on, with their numbers."""
 
 
-class DatasetShards:
-    """A streamed dataset; its pieces are its files.
+class RowShards:
+    """Files of rows.
 
     Args:
-        dataset: An IterableDataset.
+        files: The files.
         text: What of a row is text.
-        path: The dataset's name in errors.
-        files: Its files, where they are on this machine.
     """
 
-    def __init__(self, dataset: Any, text: RowText, path: str, files: Sequence[Path] = ()) -> None:
-        self._dataset = dataset.select_columns(text.columns).with_format("arrow")
+    def __init__(self, files: Sequence[RowFile], text: RowText) -> None:
+        self._files = files
+        self._text = text
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def texts(self, shard: int, first: int = 0) -> Iterator[tuple[int, str]]:
+        """Yields the rows of a file from ``first`` on, with their numbers."""
+        return islice(enumerate(self._files[shard].texts(self._text)), first, None)
+
+
+class DatasetShards:
+    """A dataset that only `datasets` reads; its pieces are its files, if it is streamed.
+
+    Args:
+        dataset: A Dataset or an IterableDataset.
+        text: What of a row is text.
+        path: The dataset's name in errors.
+    """
+
+    def __init__(self, dataset: Any, text: RowText, path: str) -> None:
+        self.fingerprint = ""
+        if hasattr(dataset, "to_iterable_dataset"):  # it is not streamed
+            self.fingerprint, dataset = dataset._fingerprint, dataset.to_iterable_dataset()
+        self._dataset = dataset.with_format("arrow")
         self._text = text
         self._path = path
-        self._files = files
 
     def __len__(self) -> int:
         return int(self._dataset.num_shards)
 
     def texts(self, shard: int, first: int = 0) -> Iterator[tuple[int, str]]:
         """Yields the rows of a file from ``first`` on, with their numbers."""
-        files = self._files if len(self._files) != len(self) else [self._files[shard]]
-        name, check = (str(files[0]), "that file") if len(files) == 1 else (self._path, WHAT_TO_CHECK)
-        with one_line_errors(name, check):
-            table, number = None, 0
-            try:
-                for table in quietly(
-                    self._dataset.shard(num_shards=len(self), index=shard).iter(ROWS_AT_ONCE)
-                ):
-                    if number + len(table) > first:
-                        texts = enumerate(self._texts(table), number)
-                        yield from (each for each in texts if each[0] >= first)
-                    number += len(table)
-            except Exception as error:
-                for file in files:
-                    explain_file(file, self._text.columns)
-                if isinstance(error, UnicodeDecodeError | TypeError) and table is not None:
-                    self._text.explain(table, name, number)
-                raise
+        with one_line_errors(self._path):
+            number = 0
+            for table in quietly(self._shard(shard).iter(ROWS_AT_ONCE)):
+                self._text.check(kinds_of(table.schema), self._path)
+                if number + len(table) > first:
+                    rows = table_rows(table, self._text, self._path, number)
+                    yield from islice(
+                        enumerate(map(self._text.text, rows), number), max(first - number, 0), None
+                    )
+                number += len(table)
 
-    def _texts(self, table: Any) -> Iterator[str]:
-        return self._text.texts({column: table[column].to_pylist() for column in self._text.columns})
+    def _shard(self, shard: int) -> Any:
+        features = self._dataset.features
+        if features is not None:
+            self._text.check(kinds_of(features.arrow_schema), self._path)
+            return self._dataset.select_columns(self._text.columns).shard(len(self), shard)
+        return self._dataset.shard(len(self), shard)
+
+
+class WholeFileShards:
+    """Text files, each a single row.
+
+    Args:
+        files: The files.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = files
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def texts(self, shard: int, first: int = 0) -> Iterator[tuple[int, str]]:
+        """Yields the text of a file, if ``first`` is 0."""
+        if first == 0:
+            yield 0, read_text(self._files[shard])
 
 
 def _pieces(file: Path) -> Iterator[tuple[int, str]]:

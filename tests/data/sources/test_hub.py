@@ -2,6 +2,7 @@ import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
 
 import datasets
 import huggingface_hub
@@ -103,8 +104,12 @@ def test_what_the_hub_refuses_is_said_in_one_line(monkeypatch, tmp_path, error):
     def refuse(*args, **kwargs):
         raise error
 
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("lightning_seq.data.sources.hub.ask", lambda endpoint: lambda: True)
-    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    monkeypatch.setattr(
+        huggingface_hub.HfApi, "dataset_info", lambda *args, **options: SimpleNamespace(sha="1")
+    )
+    monkeypatch.setattr(datasets, "load_dataset_builder", refuse)
     message = (
         rf"cannot load the dataset 'a/b' \({str(error).splitlines()[0]}\); check path, name and revision$"
     )
