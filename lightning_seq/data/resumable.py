@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_seq.data.batching.batches import Batches
 from lightning_seq.data.batching.loaders import SequenceLoader, TrainingLoader, counters_of
 from lightning_seq.data.sources.documents import Split
+from lightning_seq.data.trainer_progress import align_progress
 from lightning_seq.errors import InputError
 
 Plain = str | int | float | bool | None
@@ -84,6 +85,12 @@ class ResumableDataModule(LightningDataModule, ABC):
     def _under_way(self) -> bool:
         return self.trainer is not None and any(counters_of(self.trainer)() or ())
 
+    @property
+    def _fit_begins(self) -> bool:
+        """Whether Lightning asks for the first loader of a fit, and not a callback or the next epoch."""
+        trainer: Any = self.trainer
+        return trainer is not None and trainer.state.fn == "fit" and trainer.fit_loop._combined_loader is None
+
     def setup(self, stage: str) -> None:
         """Forgets where another training stood; what a checkpoint says of this one comes after it."""
         if stage == "fit" and not self._under_way:
@@ -95,10 +102,13 @@ class ResumableDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> TrainingLoader:
         """Returns the training batches, from where training stands."""
         before = self._training if self._under_way else None
+        batches = self.batches("train", training=True)
+        if self._fit_begins:
+            align_progress(self.trainer, len(batches))
         if before is None:
             self._check_checkpoint()
         counters = counters_of(self.trainer) if self.trainer else None
-        loader = TrainingLoader(self.batches("train", training=True), self._pin_memory, counters)
+        loader = TrainingLoader(batches, self._pin_memory, counters)
         if before is not None:  # a new loader for the next epoch of the same training
             loader.load_marks(before.marks())
         elif self._resume:

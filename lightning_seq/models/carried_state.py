@@ -85,6 +85,10 @@ class CarriedState:
         ready, processed = _ready_and_processed(module)
         return self._batch == ready != processed
 
+    def undo(self) -> None:
+        """Returns to the state before the last batch, which will be trained on again."""
+        self._states["train"] = self._before
+
     def for_checkpoint(self, module: LightningModule) -> State:
         """Returns the training's state on the CPU, the lanes of all ranks; with several, all must ask."""
         state = self._before if self.undone(module) else self._states.get("train")

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.distributed.tensor.parallel import loss_parallel
@@ -28,7 +28,11 @@ from lightning_seq.models.randomness import StepRandomness
 from lightning_seq.models.sizes import check_batch, check_documents, check_sizes
 from lightning_seq.models.token_normalization import TokenNormalization, on_backward
 from lightning_seq.models.training_log import TrainingLog
-from lightning_seq.models.unfinished_window import gradients_for_checkpoint, restore_gradients
+from lightning_seq.models.unfinished_window import (
+    gradients_for_checkpoint,
+    restore_gradients,
+    window_is_open,
+)
 from lightning_seq.networks.base import IGNORE_INDEX
 from lightning_seq.networks.losses import negative_log_likelihood
 from lightning_seq.networks.spreading import is_spread, spread
@@ -260,7 +264,8 @@ class LanguageModel(LightningModule):
             set_hyperparameters(optimizer, schedule, self.learning_rate, self.weight_decay, betas, momentum)
         named = (self._optimizer_options["name"], self._schedule_options["schedule"])
         check_monitors(self.trainer, [name for name in named if ours and name in ("nt_asgd", "plateau")])
-        self._normalization.tokens = None
+        if not window_is_open(self):
+            self._normalization.tokens = None
         if self._open_window is not None:
             restore_gradients(self._open_window, self, self._normalization)
             self._open_window = None
@@ -392,9 +397,21 @@ class LanguageModel(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Agrees with the data on the tokenizer: one from a checkpoint wins."""
-        self._carried.clear()
         self._output_check.clear()
+        self._carried.forget("evaluation")
+        if stage == "fit":
+            self._randomness.begin(self.trainer)
+            if not self._has_trained:
+                self._carried.clear()
+            elif self._carried.undone(self):  # an exception ended this trainer's fit, and it fits again
+                self._carried.undo()
+                self._normalization.tokens = self._normalization.tokens_before
         self._agree_on_tokenizer()
+
+    @property
+    def _has_trained(self) -> bool:
+        """Whether the trainer has trained on a batch, which stays so while it validates or tests."""
+        return bool(self.trainer.fit_loop.epoch_loop.batch_progress.total.ready)
 
     def on_fit_start(self) -> None:
         """Checks that the data fits the network, and compiles that."""
@@ -427,14 +444,22 @@ class LanguageModel(LightningModule):
         tokenizer = None if self.tokenizer is None else self.tokenizer.to_str()
         entry = checkpoint[checkpoints.KEY] = checkpoints.describe(self, tokenizer)
         entry["training_record"] = self.training_record
-        if self.trainer.state.fn == "fit":
+        if self.trainer.state.fn == "fit" or self._has_trained:
             entry["state"] = self._carried.for_checkpoint(self)
-            counted = self._normalization
-            tokens = counted.tokens_before if self._carried.undone(self) else counted.tokens
-            entry["gradients"] = gradients_for_checkpoint(self, tokens)
+            entry["gradients"] = self._open_window or self._gradients_for_checkpoint()
             entry["seed"] = self._randomness.base
             put_into_checkpoint(checkpoint, entry, self)
             number_by_place(checkpoint, entry, self)
+
+    def _gradients_for_checkpoint(self) -> dict[str, Tensor] | None:
+        counted, undone = self._normalization, self._carried.undone(self)
+        if undone and self._carried.trained and window_is_open(self):
+            rank_zero_warn(
+                "this checkpoint does not resume exactly: it is saved between the backward pass of a batch "
+                "and the end of its step, and with accumulate_grad_batches the gradient of that batch counts "
+                "twice; save in on_train_batch_end, or later"
+            )
+        return gradients_for_checkpoint(self, counted.tokens_before if undone else counted.tokens)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes the tokenizer that the weights were trained with: it wins over the data's own."""
@@ -448,8 +473,9 @@ class LanguageModel(LightningModule):
             self.training_record = entry.get("training_record")
         else:
             self._randomness.base = entry.get("seed")
-            self._open_window = entry.get("gradients")
+            self._open_window, self._normalization.tokens = entry.get("gradients"), None
             take_from_checkpoint(checkpoint, entry)
+            self._carried.clear()
             if entry.get("state") is not None:
                 self._carried.from_checkpoint(entry["state"], self)
 

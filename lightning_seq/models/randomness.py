@@ -16,10 +16,13 @@ class StepRandomness:
     def __init__(self) -> None:
         self.base: int | None = None  # of the run: kept in its checkpoints
 
-    def before(self, trainer: Any) -> None:
-        """Seeds the generators for the batch that ``trainer`` is about to train on."""
+    def begin(self, trainer: Any) -> None:
+        """Takes the base seed of rank 0, if there is none yet: before any checkpoint is written."""
         if self.base is None:
             self.base = int(trainer.strategy.broadcast(torch.initial_seed()))
+
+    def before(self, trainer: Any) -> None:
+        """Seeds the generators for the batch that ``trainer`` is about to train on."""
         loop = trainer.fit_loop
         epoch, batch = loop.epoch_progress.current.processed, loop.epoch_loop.batch_idx
         rank = (trainer.distributed_sampler_kwargs or {}).get("rank", 0)

@@ -14,14 +14,20 @@ from lightning_seq.networks.spreading import whole
 WINDOW_TOKENS = "<tokens>"  # no parameter's name
 
 
+def window_is_open(module: LightningModule) -> bool:
+    """Says whether batches were trained on whose optimizer step has not been made."""
+    loop: Any = module.trainer.fit_loop.epoch_loop
+    batches = loop.batch_progress
+    ended = batches.is_last_batch and batches.current.ready == batches.current.processed
+    return bool(batches.current.processed % module.trainer.accumulate_grad_batches) and not ended
+
+
 def gradients_for_checkpoint(module: LightningModule, tokens: Tensor | None) -> dict[str, Tensor] | None:
     """Returns gradients and ``tokens`` so far, ``(ranks, ...)`` each; with several ranks, all must ask.
 
     None where no window is open: as a rule, since checkpoints are written when a step is done.
     """
-    loop: Any = module.trainer.fit_loop.epoch_loop
-    done = loop.batch_progress.current.processed
-    if done % module.trainer.accumulate_grad_batches == 0 or loop._num_ready_batches_reached():
+    if not window_is_open(module):
         return None
     # all that can have one, since all ranks gather the same ones
     trained = ((name, p) for name, p in module.named_parameters() if p.requires_grad)
