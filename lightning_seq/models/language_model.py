@@ -1,5 +1,6 @@
 """The LightningModule that trains any network to predict the next token."""
 
+import inspect
 import sys
 import zlib
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ from lightning_seq.models.randomness import StepRandomness
 from lightning_seq.models.sizes import check_batch, check_documents, check_sizes
 from lightning_seq.models.token_normalization import TokenNormalization, on_backward
 from lightning_seq.models.training_log import TrainingLog
+from lightning_seq.models.training_settings import settings_to_go_on_with
 from lightning_seq.models.unfinished_window import (
     gradients_for_checkpoint,
     restore_gradients,
@@ -123,6 +125,7 @@ class LanguageModel(LightningModule):
             "decay_factor": decay_factor,
             "patience": patience,
         }
+        self._made_with = self._settings()
         check_options(learning_rate, weight_decay, **self._optimizer_options)
         given = {name: value for name, value in self._schedule_options.items() if value is not None}
         check_schedule(given.pop("schedule"), given.pop("warmup_steps"), given)
@@ -413,6 +416,12 @@ class LanguageModel(LightningModule):
         """Whether the trainer has trained on a batch, which stays so while it validates or tests."""
         return bool(self.trainer.fit_loop.epoch_loop.batch_progress.total.ready)
 
+    def _settings(self) -> dict[str, Any]:
+        """Returns what the optimizer and its schedule are made from, by the names of the arguments."""
+        values = {"learning_rate": self.learning_rate, "weight_decay": self.weight_decay}
+        options = {**self._optimizer_options, **self._schedule_options}
+        return {**values, **{name: value for name, value in options.items() if name != "name"}}
+
     def on_fit_start(self) -> None:
         """Checks that the data fits the network, and compiles that."""
         if self.trainer.accumulate_grad_batches < 1:
@@ -448,6 +457,7 @@ class LanguageModel(LightningModule):
             entry["state"] = self._carried.for_checkpoint(self)
             entry["gradients"] = self._open_window or self._gradients_for_checkpoint()
             entry["seed"] = self._randomness.base
+            entry["settings"] = {"made": self._made_with, "used": self._settings()}
             put_into_checkpoint(checkpoint, entry, self)
             number_by_place(checkpoint, entry, self)
 
@@ -473,11 +483,23 @@ class LanguageModel(LightningModule):
             self.training_record = entry.get("training_record")
         else:
             self._randomness.base = entry.get("seed")
+            if "settings" in entry:
+                self._go_on_with(entry["settings"])
             self._open_window, self._normalization.tokens = entry.get("gradients"), None
             take_from_checkpoint(checkpoint, entry)
             self._carried.clear()
             if entry.get("state") is not None:
                 self._carried.from_checkpoint(entry["state"], self)
+
+    def _go_on_with(self, saved: dict[str, dict[str, Any]]) -> None:
+        """Takes the optimizer's settings that a checkpoint was trained with, where no others are given."""
+        parameters = inspect.signature(LanguageModel.__init__).parameters
+        defaults = {name: parameter.default for name, parameter in parameters.items()}
+        for name, value in settings_to_go_on_with(self._settings(), defaults, self.hparams, saved).items():
+            if name in self._optimizer_options:
+                self._optimizer_options[name] = value
+            else:
+                setattr(self, name, value)
 
     # -- use ------------------------------------------------------------------------------------------
 
