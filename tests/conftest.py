@@ -1,14 +1,21 @@
 """Keeps every test away from the user's own cache, runs and settings."""
 
 import os
+import tempfile
 from collections.abc import Callable
 
-import hypothesis
-import pytest
-import torch
-from lightning.pytorch import Trainer
+# The environment comes first: Hugging Face's packages read it once, when they are imported.
+USERS_OWN = ("HF_", "HUGGINGFACE_", "HUGGING_FACE_", "TRANSFORMERS_", "DATASETS_", "WANDB_", "LIGHTNING_SEQ_")
+for name in [name for name in os.environ if name.startswith(USERS_OWN)]:
+    del os.environ[name]
+_hugging_face = tempfile.TemporaryDirectory(prefix="lightning_seq_tests")
+os.environ |= {"HF_HOME": _hugging_face.name, "WANDB_MODE": "offline"}
 
-os.environ.setdefault("WANDB_MODE", "offline")
+import hypothesis  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from lightning.pytorch import Trainer  # noqa: E402
+
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 torch.set_num_threads(1)  # tests' networks are tiny: a second thread is waited for longer than it helps

@@ -14,9 +14,10 @@ def rotary_angles(length: int, head_dim: int, base: float, device: torch.device)
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turns the pairs (x_i, x_{i + d/2}) of ``(batch, heads, time, d)`` by their positions, in fp32."""
+    """Turns the pairs (x_i, x_{i + d/2}) of ``(batch, heads, time, d)`` by position, in fp32 at least."""
     cos, sin = rotation
-    first, second = x.float().chunk(2, dim=-1)  # (batch, heads, time, head_dim / 2)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    first, second = wide.chunk(2, dim=-1)  # (batch, heads, time, head_dim / 2)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).type_as(x)
 
 

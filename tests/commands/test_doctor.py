@@ -12,6 +12,8 @@ import yaml
 
 from lightning_seq import recipes
 from lightning_seq.cli import wandb_runs
+from lightning_seq.data.sources.corpora import CORPORA
+from lightning_seq.data.sources.documents import cut_parts
 from tests.cli.conftest import LSTM, TINY, command, here  # noqa: F401
 from tests.test_recipes import shrinking
 
@@ -26,6 +28,9 @@ OF_THE_HUB = {
     name for name in recipes.names() if "HuggingFaceTextDataModule" in recipes.find(name).read_text()
 }
 OF_A_FILE = {name for name in recipes.names() if "# --data.path FILE" in recipes.find(name).read_text()}
+TRAINING_TEXT, *_ = cut_parts(CORPORA["python-docs"](), 2)  # each Python carries another text
+ROWS = (len(TRAINING_TEXT) - 1) // 64  # of quickstart, which predicts 64 characters a row
+BATCHES = ROWS // 32
 
 
 def wandb_without_a_key():
@@ -252,17 +257,17 @@ def test_resolved_prints_what_fit_would_save(command, here):  # noqa: F811
             "clips nothing without",
         ),
         (["--trainer.val_check_interval=701"], "the training ends before its first validation"),
-        (["--trainer.check_val_every_n_epoch=1"], "an epoch has 155 batches: Lightning refuses that"),
+        (["--trainer.check_val_every_n_epoch=1"], f"an epoch has {BATCHES} batches: Lightning refuses that"),
         (["--model.warmup_steps=700"], "so that the learning rate only rises"),
         (["--trainer.max_steps=0"], "nothing is trained"),
         (["--trainer.limit_train_batches=0"], "nothing is trained"),
         (
-            ["--trainer.accumulate_grad_batches=156"],
-            "an epoch has 155 batches, and Lightning steps at its end",
+            [f"--trainer.accumulate_grad_batches={BATCHES + 1}"],
+            f"an epoch has {BATCHES} batches, and Lightning steps at its end",
         ),
         (["--trainer.accumulate_grad_batches=0"], "trainer.accumulate_grad_batches is 0"),
         (["--trainer.log_every_n_steps=701"], "no training loss is logged"),
-        (["--data.batch_size=5000"], "too few for one batch of batch_size 5000"),
+        ([f"--data.batch_size={ROWS + 1}"], f"too few for one batch of batch_size {ROWS + 1}"),
         (["--data.context_length=65"], "data.context_length is 65 and the model's context_length is 64"),
         (["--data.path=nowhere.txt"], "no file or directory 'nowhere.txt'"),
         (["--model.num_heads=5"], "does not split into 5 heads"),

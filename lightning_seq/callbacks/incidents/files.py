@@ -146,7 +146,8 @@ def plain(value: Any) -> Any:
         return (list if isinstance(value, list) else tuple)(plain(each) for each in value)
     if value is None or type(value) in (bool, int, float, str, bytes):
         return value
-    return f"{_UNSAVED}{type(value).__module__}.{type(value).__qualname__}"
+    module = type(value).__module__.split("._")[0]  # without private parts: Python 3.13 has pathlib._local
+    return f"{_UNSAVED}{module}.{type(value).__qualname__}"
 
 
 def unsaved(content: Any) -> str | None:

@@ -85,6 +85,14 @@ def test_no_network_is_said_within_five_seconds(network, request, monkeypatch, t
     assert not datasets.config.HF_HUB_OFFLINE
 
 
+def test_that_the_user_is_offline_is_said(monkeypatch, tmp_path):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    data = HuggingFaceTextDataModule("someone/some-text", cache_dir=str(tmp_path))
+    message = "HF_HUB_OFFLINE is set, and the cache .* has no dataset 'someone/some-text'"
+    with pytest.raises(InputError, match=message):
+        _ = data.vocab_size
+
+
 def test_without_a_network_the_cache_is_tried(monkeypatch, closed_port, tmp_path):
     asked = []
 
