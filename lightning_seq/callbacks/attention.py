@@ -15,7 +15,7 @@ from lightning_seq.callbacks.heads.page import write_page
 from lightning_seq.callbacks.heads.training_figure import draw_training
 from lightning_seq.callbacks.heads.view import View
 from lightning_seq.callbacks.probe import Entry, Example, ModelCall, Probe
-from lightning_seq.callbacks.step_log import log_at_step
+from lightning_seq.callbacks.step_log import log_at_step, logging_step
 from lightning_seq.errors import InputError
 from lightning_seq.figures import forgiving, log_page, loggers_of_text
 from lightning_seq.networks.base import check_sizes
@@ -176,7 +176,7 @@ class AttentionLogger(Probe):
         if self.write_pages and trainer.is_global_zero and trainer.loggers:
             html = self.page()
             for logger in loggers_of_text(trainer, self.log_text):
-                log_page(logger, "attention/page", html, trainer.global_step)
+                log_page(logger, "attention/page", html, logging_step(trainer))
 
     def _alarm(self, trainer: Trainer) -> None:
         for place, text in head_numbers.alarms(

@@ -14,7 +14,7 @@ from lightning_seq.callbacks.gradients.ledger import ClippingLedger, Row
 from lightning_seq.callbacks.gradients.seam import GradientSeam, GradientStep, watched
 from lightning_seq.callbacks.gradients.update_sizes import UpdateSizes
 from lightning_seq.callbacks.reset_on_fit import ResetOnFit
-from lightning_seq.callbacks.step_log import log_at_step
+from lightning_seq.callbacks.step_log import log_at_step, logging_step
 from lightning_seq.errors import InputError
 from lightning_seq.figures import log_figure, log_line
 
@@ -72,12 +72,13 @@ class GradientClippingMonitor(ResetOnFit):
         """Forgets all steps."""
         self.history: list[dict[str, float]] = []
         self.ledgers: list[ClippingLedger] = [ClippingLedger()]
-        self._groups: dict[int, str] = {}
+        self._groups: dict[int, str] = {}  # of parameters, by their ids
         self._pending: list[GradientStep] = []
         self._last: dict[int, tuple[Row, dict[str, float]]] = {}  # read, and not logged yet
         self._updates: dict[int, UpdateSizes] = {}
         self._warned = self._advised = False
         self._advised_at = 0
+        self._step: int | None = None  # where the numbers of the last step are logged
 
     @property
     def state_key(self) -> str:
@@ -97,8 +98,7 @@ class GradientClippingMonitor(ResetOnFit):
             self._warn_once(f"{type(trainer.precision_plugin).__name__} clips gradients in its own way")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Learns the names of the parameters, and how many optimizers there are."""
-        self._groups = group_names(pl_module, self.group_by)
+        """Learns how many optimizers there are."""
         missing = len(trainer.optimizers) - len(self.ledgers)
         self.ledgers += [ClippingLedger() for _ in range(missing)]
         for ledger in self.ledgers:
@@ -110,6 +110,10 @@ class GradientClippingMonitor(ResetOnFit):
         if not watched(self, self._trainer):
             return
         self._pending.append(step)
+        if self.group_by is not None and any(id(each) not in self._groups for each in step.parameters):
+            # only here are those of the module sure to be the optimizer's: FSDP2 puts others in their place
+            names = group_names(self._trainer.lightning_module, self.group_by)
+            self._groups = {id(each): "other" for each in step.parameters} | names | self._groups
         if self.update_ratio and _is_log_step(self._trainer):
             self._updates[self._index(step)] = UpdateSizes(step.parameters)
 
@@ -119,6 +123,7 @@ class GradientClippingMonitor(ResetOnFit):
         """Logs at log steps."""
         if trainer.fit_loop._should_accumulate():
             return  # the step is yet to come
+        self._step = logging_step(trainer)
         if engine := getattr(trainer.strategy, "deepspeed_engine", None):
             self._log_norm_of(engine, trainer)
         elif (self._pending or self._last) and _is_log_step(trainer):
@@ -166,7 +171,7 @@ class GradientClippingMonitor(ResetOnFit):
         self._send(metrics, trainer)
 
     def _send(self, metrics: dict[str, float], trainer: Trainer) -> None:
-        self.history.append({"step": trainer.fit_loop.epoch_loop._batches_that_stepped, **metrics})
+        self.history.append({"step": logging_step(trainer), **metrics})
         log_at_step(trainer, metrics)
 
     def _update_ratios(self, updates: UpdateSizes, trainer: Trainer) -> dict[str, float]:
@@ -223,9 +228,10 @@ class GradientClippingMonitor(ResetOnFit):
         rank_zero_info(f"GradientClippingMonitor: {self.advice()}")
         if trainer.is_global_zero and trainer.loggers and any(map(drawable, self.ledgers)):
             figure = self.figure()
+            step = logging_step(trainer) if self._step is None else self._step
             for logger in trainer.loggers:
-                log_figure(logger, "grad/clipping", figure, trainer.global_step)
-                log_line(logger, "grad/advice", self.advice(), trainer.global_step)
+                log_figure(logger, "grad/clipping", figure, step)
+                log_line(logger, "grad/advice", self.advice(), step)
 
     def summary(self) -> str:
         """What happened, in one short line."""

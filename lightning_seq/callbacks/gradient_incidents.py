@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_seq import checkpoints
+from lightning_seq.callbacks.gradients.groups import parameter_names
 from lightning_seq.callbacks.gradients.seam import GradientSeam, GradientStep, watched
 from lightning_seq.callbacks.incidents import writing
 from lightning_seq.callbacks.incidents.detector import SpikeDetector, Step, Verdict
@@ -124,8 +125,7 @@ class GradientIncidentRecorder(ResetOnFit):
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Learns the names of the parameters, and how many optimizers there are."""
-        self._names = {id(parameter): name for name, parameter in pl_module.named_parameters()}
+        """Learns how many optimizers there are."""
         missing = len(trainer.optimizers) - len(self._watches)
         self._watches += [Watch(SpikeDetector(**self._settings)) for _ in range(missing)]
         if self._seam is not None:
@@ -163,6 +163,7 @@ class GradientIncidentRecorder(ResetOnFit):
     ) -> None:
         """Saves the incident, if it is a new one, and does as ``then`` says."""
         watch = self._watches[index]
+        self._names |= parameter_names(training.module)
         if watch.in_a_row:
             self.history[watch.entry]["steps"] += 1
         else:

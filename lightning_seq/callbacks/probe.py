@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from lightning_seq.callbacks.reset_on_fit import ResetOnFit
-from lightning_seq.callbacks.step_log import log_at_step
+from lightning_seq.callbacks.step_log import log_at_step, logging_step
 from lightning_seq.errors import InputError
 from lightning_seq.figures import log_figure, loggers_of_text
 from lightning_seq.networks.base import check_sizes, evaluating
@@ -66,6 +66,7 @@ class Probe(ResetOnFit):
         self.network_call: NetworkCall | None = None  # None: the model is called with the inputs alone
         self._looks = self._drawn = 0  # looks so far, and when the last pictures were drawn
         self._stopped = self._warned = False
+        self._looked_at: int | None = None  # where the numbers of the last look are logged
         self._found: Entry = {}  # in the validation that runs
 
     @abstractmethod
@@ -218,6 +219,7 @@ class Probe(ResetOnFit):
             self.history.pop()
         else:
             self._looks += 1
+        self._looked_at = logging_step(trainer)
         self.history.append({"step": trainer.global_step, **entry})
         return self.history[-1]
 
@@ -246,9 +248,10 @@ class Probe(ResetOnFit):
         self._drawn = self._looks
         if not trainer.loggers:
             return
+        step = logging_step(trainer) if self._looked_at is None else self._looked_at
         for key, picture in self.pictures().items():
             for logger in loggers_of_text(trainer, self.log_text or key not in self.with_text):
-                log_figure(logger, key, picture, int(self.history[-1]["step"]))
+                log_figure(logger, key, picture, step)
 
     def _stop(self, why: str) -> None:
         self._stopped = True

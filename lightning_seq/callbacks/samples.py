@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from lightning_seq.callbacks.probe import inputs_of, is_first, undisturbed
 from lightning_seq.callbacks.reset_on_fit import ResetOnFit
+from lightning_seq.callbacks.step_log import logging_step
 from lightning_seq.errors import InputError
 from lightning_seq.figures import forgiving, loggers_of_text
 from lightning_seq.generation import check_sampling
@@ -148,7 +149,7 @@ class SampleLogger(ResetOnFit):
         self.samples.append((trainer.global_step, None if loss is None else float(loss), self.last))
         for logger in loggers_of_text(trainer, self.log_text):
             with forgiving(logger, "a sample"):
-                _log_text(logger, self.samples)
+                _log_text(logger, self.samples, logging_step(trainer))
         self._append(trainer)
 
     def _take_example(self, pl_module: LightningModule) -> None:
@@ -197,8 +198,8 @@ def _reads(pl_module: Any, prompt: str) -> bool:
         return False
 
 
-def _log_text(logger: Logger, samples: Sequence[tuple[int, float | None, str]]) -> None:
-    step, _, text = samples[-1]
+def _log_text(logger: Logger, samples: Sequence[tuple[int, float | None, str]], step: int) -> None:
+    text = samples[-1][-1]
     if isinstance(logger, WandbLogger):  # the whole table, which so grows from sample to sample
         rows = [list(sample) for sample in samples]
         logger.log_table("samples", columns=["step", "val_loss", "text"], data=rows, step=step)

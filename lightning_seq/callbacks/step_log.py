@@ -6,6 +6,15 @@ from lightning.pytorch import Trainer
 from lightning_seq.figures import forgiving
 
 
+def logging_step(trainer: Trainer) -> int:
+    """Returns the step at which Lightning logs the numbers of this moment, and so do all callbacks here.
+
+    The first batch is logged at step 0, a batch counts once however many optimizers step in it, and the
+    validation after a batch is logged where the batch is. `trainer.global_step` counts otherwise.
+    """
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
 def log_at_step(trainer: Trainer, numbers: dict[str, float], step: int | None = None) -> None:
     """Logs numbers once, at ``step`` or this training step, from within ``on_train_batch_end``.
 
@@ -15,7 +24,7 @@ def log_at_step(trainer: Trainer, numbers: dict[str, float], step: int | None = 
     trainer.callback_metrics.update({key: torch.tensor(value) for key, value in numbers.items()})
     if not trainer.is_global_zero:
         return
-    step = trainer.fit_loop.epoch_loop._batches_that_stepped if step is None else step
+    step = logging_step(trainer) if step is None else step
     for logger in trainer.loggers:
         with forgiving(logger, "numbers of a step"):
             logger.log_metrics(numbers, step=step)

@@ -67,7 +67,7 @@ def at_steps(run, key):
 @pytest.mark.slow
 def test_a_page_of_each_look_arrives_as_it_is(run):
     pages = at_steps(run, "attention/page")
-    assert [step for step, _ in pages] == [4, 8, 12]
+    assert [step for step, _ in pages] == [3, 7, 11]
     assert {page["_type"] for _, page in pages} == {"html-file"}
     assert [(run.files / page["path"]).read_bytes() for _, page in pages] == run.given
     assert len({page["path"] for _, page in pages}) == len(list(run.files.rglob("*.html"))) == 3
@@ -80,7 +80,7 @@ def test_a_page_of_each_look_arrives_as_it_is(run):
 @pytest.mark.parametrize("name", ["heads", "map", "training"])
 def test_pictures_arrive_at_the_step_of_their_look(run, name):
     pictures = at_steps(run, f"attention/{name}")
-    assert [step for step, _ in pictures] == [4, 12]  # at the first look, at twice as many, and in the end
+    assert [step for step, _ in pictures] == [3, 11]  # at the first look, at twice as many, and in the end
     for _, picture in pictures:
         assert picture["_type"] == "images/separated"
         assert min(picture["width"], picture["height"]) > 100

@@ -1,5 +1,7 @@
 import pytest
+import torch
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 from lightning_seq.callbacks.gradients.groups import check_group_by, group_names, layer_of, sums_by_group
 from lightning_seq.errors import InputError
@@ -48,6 +50,25 @@ def test_layers_of_our_models_are_few_and_tell_what_they_are():
     for found in (lstm, transformer):
         assert 4 <= len(found) <= 7
         assert len([name for name in found if name[-1] in "012"]) == 3
+
+
+def test_names_are_those_without_wrappers():
+    def wrapped(wrap):
+        return nn.ModuleDict(
+            {"net": nn.Sequential(nn.Embedding(3, 2), wrap(nn.Linear(2, 2))), "module": nn.Linear(2, 1)}
+        )
+
+    plain = list(group_names(wrapped(lambda part: part), "parameter").values())
+    assert plain[1:3] == ["net.1.weight", "net.1.bias"]
+    assert plain[3] == "module.weight"  # a name of the user's own
+    for wrap in (
+        torch.compile,
+        checkpoint_wrapper,
+        nn.DataParallel,
+        lambda x: torch.compile(checkpoint_wrapper(x)),
+    ):
+        assert list(group_names(wrapped(wrap), "parameter").values()) == plain
+    assert groups(nn.ModuleDict({"net": torch.compile(nn.Sequential(nn.Linear(2, 2)))})) == ["net.0"]
 
 
 def test_every_parameter_is_in_one_group():

@@ -102,7 +102,7 @@ def test_logs_every_layer_and_a_picture_at_validation(train, tmp_path):
     assert set(metrics) == {f"recurrent/layer{i}/{key}" for i in range(2) for key in LSTM_KEYS}
     assert monitor.history[-1] == pytest.approx({"step": 8, **metrics})
     pictures = sorted(path.name for path in (tmp_path / "figures").iterdir())
-    assert pictures == ["recurrent_states-000004.png", "recurrent_states-000008.png"]
+    assert pictures == ["recurrent_states-000003.png", "recurrent_states-000007.png"]
     assert "recurrent/layer1/half_life_p90" in (tmp_path / "metrics.csv").read_text()
 
 
@@ -134,7 +134,7 @@ def test_pictures_come_as_the_measurements_triple_and_at_the_end(train, tiny, tm
     logger = CSVLogger(tmp_path, "", "")
     train(lambda: tiny("lstm"), RecurrentStateMonitor(1), logger=logger, max_steps=9)
     pictures = sorted(path.name for path in (tmp_path / "figures").iterdir())
-    assert pictures == [f"recurrent_states-{step:06d}.png" for step in (1, 5, 9)]  # step 0 is one, too
+    assert pictures == [f"recurrent_states-{step:06d}.png" for step in (0, 4, 8)]  # step 0 is one, too
 
 
 def test_a_training_that_breaks_leaves_its_picture(train, tiny, tmp_path):
@@ -147,7 +147,7 @@ def test_a_training_that_breaks_leaves_its_picture(train, tiny, tmp_path):
         train(
             lambda: Breaks("lstm"), RecurrentStateMonitor(1), logger=CSVLogger(tmp_path, "", ""), max_steps=9
         )
-    assert (tmp_path / "figures" / "recurrent_states-000006.png").exists()
+    assert (tmp_path / "figures" / "recurrent_states-000005.png").exists()
 
 
 def test_every_n_steps_counts_optimizer_steps_and_needs_no_validation(train, tiny):

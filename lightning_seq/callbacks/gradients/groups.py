@@ -10,6 +10,7 @@ from lightning_seq.errors import InputError, did_you_mean
 
 GroupBy: TypeAlias = Literal["layer", "parameter"] | Callable[[str], str] | None
 
+_WRAPPERS = re.compile(r"(?<![^.])(?:_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.")
 _NUMBERED = re.compile(r"(.*?\.\d+)\.")
 _RECURRENT = re.compile(r"(.*)\.(?:weight|bias)_\w+?_l(\d+)(?:_reverse)?$")  # as nn.LSTM names them
 
@@ -29,7 +30,24 @@ def group_names(module: nn.Module, group_by: GroupBy) -> dict[int, str]:
         return {}
     if isinstance(group_by, str):
         group_by = layer_of if group_by == "layer" else str
-    return {id(parameter): group_by(name) for name, parameter in module.named_parameters()}
+    return {each: group_by(name) for each, name in parameter_names(module).items()}
+
+
+def parameter_names(module: nn.Module) -> dict[int, str]:
+    """Returns the name of each parameter, by the parameter's id, without what wrappers put into it.
+
+    Wrappers are torch.compile's, activation checkpointing's, FSDP1's, DDP's and DataParallel's.
+    """
+    copies = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    inner = [f"{name}.module." for name, part in module.named_modules() if isinstance(part, copies)]
+
+    def clean(name: str) -> str:
+        for prefix in inner:
+            if name.startswith(prefix):
+                name = name.replace(prefix, prefix.removesuffix("module."), 1)
+        return _WRAPPERS.sub("", name)
+
+    return {id(parameter): clean(name) for name, parameter in module.named_parameters()}
 
 
 def layer_of(name: str) -> str:
