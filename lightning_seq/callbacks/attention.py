@@ -48,7 +48,9 @@ class AttentionLogger(Probe):
     - `induction`: in random tokens that are said twice, the share on what followed the same token the first
       time (Olsson et al. 2022, https://arxiv.org/abs/2209.11895);
     - `distance`: how far back it looks, in tokens;
-    - `max_logit`: the largest score before the softmax.
+    - `max_logit`: the largest score before the softmax;
+    - `sink`: where there are keys that are no tokens, such as gpt-oss's attention sinks, the share on them;
+      the other measures, and maps, are of the attention among tokens.
 
     `attention/induction_heads` and its like for previous_token and first_token are the share of heads above
     `head_threshold`. Saliency is logged as `saliency/<measure>`. A layer whose entropy collapses and a logit
@@ -152,8 +154,9 @@ class AttentionLogger(Probe):
         if looked.unseen and not self._told:
             self._told = True
             rank_zero_warn(
-                f"AttentionLogger cannot see the attention of {', '.join(looked.unseen)} in {name}: it runs "
-                "outside PyTorch's own functions; scaled_dot_product_attention shows it"
+                f"AttentionLogger cannot see the attention of {', '.join(looked.unseen)} in {name}: it takes "
+                "no softmax of queries with keys, or runs outside PyTorch's own functions; "
+                "scaled_dot_product_attention shows it"
             )
         if not looked.layers:
             return self._nothing_there(f"{name} runs no attention that PyTorch shows")

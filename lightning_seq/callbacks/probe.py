@@ -382,9 +382,10 @@ def _call_of(module: LightningModule, batch: Any, call: ModelCall | None) -> Net
     step = module.validation_step if is_overridden("validation_step", module) else module.training_step
     if step == module.training_step and not module.automatic_optimization:
         raise InputError("it has no validation_step, and its training_step steps the optimizer itself")
-    known = {"batch_idx": 0, "dataloader_idx": 0}
-    options = {name: known[name] for name in inspect.signature(step).parameters if name in known}
-    return captured_call(module, lambda copied: step(copied, **options), batch)
+    parameters = inspect.signature(step).parameters.values()
+    many = any(each.kind is each.VAR_POSITIONAL for each in parameters)
+    indices = [0] if many else [0 for each in parameters if each.kind is not each.VAR_KEYWORD][1:]
+    return captured_call(module, lambda copied: step(copied, *indices), batch)  # of batch and loader
 
 
 def with_sequences(batch: Any, call: NetworkCall) -> Any:

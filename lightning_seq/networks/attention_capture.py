@@ -16,8 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lightning_seq.networks.attention_functions import Scores, flex, multi_head, scaled_dot_product, softmax
+from lightning_seq.networks.attention_functions import (
+    Scores,
+    flex,
+    multi_head,
+    scaled_dot_product,
+    softmax,
+    with_sinks,
+)
 from lightning_seq.networks.attention_modules import RunningModules, number_of_heads
+from lightning_seq.networks.attention_origins import Origins
 
 
 class AttentionRows(NamedTuple):
@@ -46,8 +54,8 @@ class AttentionCall:
         heads: Heads of queries.
         queries: Queries of a sequence.
         keys: Keys of a sequence.
-        extra_keys: How many of the keys, the last ones, are no tokens (``nn.MultiheadAttention`` can add a
-            learnt one and one of zeros).
+        extra_keys: How many of the keys, put last here, are no tokens but attention sinks: a learnt key or
+            one of zeros, as ``nn.MultiheadAttention`` can add, or learnt scores, as gpt-oss has.
     """
 
     module: str
@@ -81,6 +89,18 @@ class AttentionCall:
         with torch.no_grad():
             return self._rows(start, stop)
 
+    def token_rows(self, start: int = 0, stop: int | None = None) -> AttentionRows:
+        """As :meth:`rows`, among the keys that are tokens alone: their shares sum to 1."""
+        rows = self.rows(start, stop)
+        if not self.extra_keys:
+            return rows
+        tokens = self.keys - self.extra_keys
+        if rows.scores is not None:
+            return _rows(rows.scores[..., :tokens])
+        shares = rows.probabilities[..., :tokens]
+        shares = (shares / shares.sum(-1, keepdim=True)).nan_to_num(0.0)
+        return AttentionRows(shares, (rows.visible - self.extra_keys).clamp(min=0))
+
     @property
     def probabilities(self) -> Tensor:
         """The whole maps, computed anew each time, (sequences, heads, queries, keys), fp32."""
@@ -112,7 +132,8 @@ def capture_attention(
     """Collects the attention of the forward passes of `module` that run inside this context.
 
     Seen are `F.scaled_dot_product_attention`, `nn.MultiheadAttention` and all that is made of it,
-    FlexAttention, and softmaxes by hand in modules whose name or class speaks of attention. Outputs, random
+    FlexAttention, and softmaxes by hand, of scores that are products or sums of queries and keys, in modules
+    whose name or class speaks of attention. Outputs, random
     numbers and gradients are those of the same module run eagerly; PyTorch's inference fast path of
     `nn.TransformerEncoder` gives way to its ordinary path. Compiled modules run eagerly meanwhile, and are
     not compiled anew afterwards.
@@ -149,6 +170,7 @@ class _AttentionMode(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self._running, self._calls = running, calls
+        self._origins = Origins(running)
         self._max_sequences, self._reduce = max_sequences, reduce
 
     def __torch_function__(
@@ -156,12 +178,15 @@ class _AttentionMode(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)  # first, so that its errors are its own
+        self._origins.note(func, args, kwargs, output)
         if func in _FUSED or func in _SOFTMAXES:
             device = next(x.device.type for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
             # fp32 means fp32: autocast would turn the products back into half precision
             with torch.no_grad(), torch.autocast(device, enabled=False):
                 scores = self._scores(func, args, kwargs)
                 if scores is not None:
+                    if not scores.extra_keys:
+                        scores = self._sinks_apart(func, args, kwargs, scores)
                     self._keep(self._running.saw(), scores)
         return output
 
@@ -169,7 +194,16 @@ class _AttentionMode(TorchFunctionMode):
         if func in _FUSED:
             return _FUSED[func](self._max_sequences, *args, **kwargs)
         named = self._running.named()
+        if not self._origins.are_scores(args[0] if args else kwargs["input"]):
+            return None  # of the features of each position, say
         return softmax(self._max_sequences, number_of_heads(named), *args, **kwargs) if named else None
+
+    def _sinks_apart(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], scores: Scores
+    ) -> Scores:
+        taken_of = (args[0] if args else kwargs["input"]).shape if func in _SOFTMAXES else ()
+        before, after = self._origins.sinks(taken_of, *scores.shape[2:])
+        return with_sinks(scores, before, after) if before or after else scores
 
     def _keep(self, name: str, scores: Scores) -> None:
         if self._reduce is None:  # now, since queries and keys may be changed in place

@@ -158,6 +158,18 @@ def softmax(
     return Scores(shape, lambda start, stop: _unmasked(input[:, :, start:stop].float()))
 
 
+def with_sinks(scores: Scores, before: int, after: int) -> Scores:
+    """Returns the scores with the first and the last keys, which are no tokens, behind the others."""
+    keys = scores.shape[-1]
+
+    def block(start: int, stop: int) -> Tensor:
+        whole = scores.block(start, stop)
+        tokens = whole[..., before : keys - after]
+        return torch.cat([tokens, whole[..., :before], whole[..., keys - after :]], dim=-1)
+
+    return Scores(scores.shape, block, before + after)
+
+
 def _dot_products(
     sequences: int,
     query: Tensor,

@@ -19,7 +19,8 @@ _FAR = 1e30
 def measure_heads(call: AttentionCall, valid: Tensor | None = None, block: int = 128) -> dict[str, Tensor]:
     """Measures each head.
 
-    Means are over the queries that count: those that see at least two keys and are no padding. Where there
+    Shares are among tokens: what a query takes from attention sinks is left out, except in ``sink``. Means
+    are over the queries that count: those that see at least two tokens and are no padding. Where there
     are fewer queries than keys, as with a cache, the queries are the last tokens.
 
     Args:
@@ -37,6 +38,7 @@ def measure_heads(call: AttentionCall, valid: Tensor | None = None, block: int =
         - ``first_token``: the share of the first token; under left padding of the first that is none.
         - ``distance``: from the query to what it looks at, in tokens.
         - ``max_logit``: the largest score of a query that is no padding, left out where there are no scores.
+        - ``sink``: the share of keys that are no tokens, left out where there are none.
 
     Raises:
         InputError: ``valid`` has another shape, or ``block`` is below 1.
@@ -114,19 +116,19 @@ def attention_maps(call: AttentionCall, tokens: int) -> Tensor:
 
     Args:
         call: Any call of attention.
-        tokens: How many queries and keys to return at most. Shares are of all keys.
+        tokens: How many queries and keys to return at most. Shares are of all keys that are tokens.
 
     Returns:
         (heads, queries, keys), fp32.
     """
-    return call.rows(0, tokens).probabilities[0, :, :, :tokens].clone()
+    return call.token_rows(0, tokens).probabilities[0, :, :, :tokens].clone()
 
 
 def _blocks(call: AttentionCall, block: int, start: int = 0) -> Iterator[tuple[int, AttentionRows]]:
     """Yields the queries from ``start`` on, at most ``block`` at a time, and the first one's number."""
     block = max(1, min(block, _BLOCK_NUMBERS // max(1, call.sequences * call.heads * call.keys)))
     for first in range(start, call.queries, block):
-        yield first, call.rows(first, min(first + block, call.queries))
+        yield first, call.token_rows(first, min(first + block, call.queries))
 
 
 def _sums(call: AttentionCall, rows: AttentionRows, start: int, valid: Tensor | None) -> dict[str, Tensor]:
@@ -144,16 +146,18 @@ def _sums(call: AttentionCall, rows: AttentionRows, start: int, valid: Tensor | 
     entropy = _entropy(shares, largest, rows.scores) / rows.visible.clamp(min=2).log()
     tokens = call.keys - call.extra_keys
     shift = start + max(0, tokens - call.queries)  # which token the first of these queries is
-    away = torch.zeros(stop - start, call.keys, device=shares.device, dtype=torch.float32)
-    away[:, :tokens] = _distances(shift, stop - start, tokens, shares.device)
+    away = _distances(shift, stop - start, tokens, shares.device)
     sums = {
         "count": counts.sum((0, 2)),
         "entropy": entropy.masked_fill(~counts, 0.0).sum((0, 2)),
         "max_probability": largest.sum((0, 2)),
-        "previous_token": shares[..., :tokens].diagonal(shift - 1, -2, -1).sum((0, 2)),
+        "previous_token": shares.diagonal(shift - 1, -2, -1).sum((0, 2)),
         "distance": (shares.flatten(2) @ away.flatten()).sum(0),
         "column": shares.sum(2),
     }
+    if call.extra_keys:
+        sinks = call.rows(start, stop).probabilities[..., tokens:].sum(-1)
+        sums["sink"] = sinks.masked_fill(~counts, 0.0).sum((0, 2))
     if rows.scores is not None:
         padding = None if valid is None else ~valid[:, None, start:stop, None]
         sums["top"] = (rows.scores if padding is None else rows.scores.masked_fill(padding, -inf)).amax(2)
@@ -182,7 +186,7 @@ def _means(call: AttentionCall, sums: dict[str, Tensor], valid: Tensor | None) -
     first = _first_keys(call, sums, valid)[:, None, None].expand(-1, call.heads, 1)
     sums["first_token"] = sums["column"].gather(2, first).sum((0, 2))
     names = ("entropy", "max_probability", "previous_token", "first_token", "distance")
-    means = {name: sums[name] / sums["count"] for name in names}
+    means = {name: sums[name] / sums["count"] for name in (*names, "sink") if name in sums}
     means["entropy"] = means["entropy"].clamp(0.0, 1.0)  # rounding leaves 1.0000001
     if "top" in sums:
         logit = sums["top"].amax((0, 2))
@@ -196,7 +200,7 @@ def _first_keys(call: AttentionCall, sums: dict[str, Tensor], valid: Tensor | No
     if valid is not None and call.queries == tokens:
         seen = valid
     elif "top" in sums:
-        seen = (sums["top"].amax(1) != -inf)[:, :tokens]
+        seen = sums["top"].amax(1) != -inf
     else:  # maps alone do not tell
         return torch.zeros(call.sequences, dtype=torch.long, device=sums["column"].device)
     return seen.int().argmax(-1)

@@ -20,6 +20,7 @@ class _Running:
         seen: Whether it was seen to.
         within: Whether another one that should attend ran within.
         missed: Which of those within were not seen to.
+        sinks: What was joined to keys or scores while it ran, and is no token.
     """
 
     name: str
@@ -29,6 +30,7 @@ class _Running:
     seen: bool = False
     within: bool = False
     missed: list[str] = field(default_factory=list)
+    sinks: list[Any] = field(default_factory=list)
 
 
 class RunningModules:
@@ -51,7 +53,19 @@ class RunningModules:
         """Notes that attention was seen, and returns the name of the module that attended."""
         if (attending := self._attending()) is not None:
             attending.seen = True
-        return [each.name for each in self._running if not isinstance(each.module, nn.Softmax)][-1]
+        return self.current().name
+
+    def current(self) -> _Running:
+        """Returns what runs, the innermost; of an ``nn.Softmax`` what calls it."""
+        return next(each for each in reversed(self._running) if not isinstance(each.module, nn.Softmax))
+
+    def places(self) -> tuple[_Running, ...]:
+        """Returns what runs: the innermost, and all that speak of attention."""
+        return (*(each for each in self._running if each.named), self.current())
+
+    def any_runs(self, places: tuple[_Running, ...]) -> bool:
+        """Says whether one of ``places`` still runs."""
+        return any(each is place for each in self._running for place in places)
 
     def named(self) -> list[nn.Module]:
         """Returns those that run whose name or class speaks of attention, the innermost last."""

@@ -379,10 +379,12 @@ def test_softmax_by_hand(softmax, masked):
     torch.manual_seed(0)
     allowed = LOWER.clone()
     allowed[3] = False
-    scores = torch.randn(3, 2, 6, 6) + torch.zeros(6, 6).masked_fill(~allowed, masked)
+    query, key = torch.randn(2, 3, 2, 6, 4)
+    mask = torch.zeros(6, 6).masked_fill(~allowed, masked)
+    scores = query @ key.mT + mask
     module = HandAttention(softmax)
     with capture_attention(module, 2) as captured:
-        module(scores)
+        module(query @ key.mT + mask)
     (call,) = captured.calls
     assert call.module == ""
     close(call.probabilities, scores.masked_fill(~allowed, -math.inf).softmax(-1)[:2].nan_to_num(0.0))
@@ -391,12 +393,13 @@ def test_softmax_by_hand(softmax, masked):
 
 
 def test_scores_of_sequences_and_heads_in_one_dimension():
-    scores = torch.randn(6, 5, 5)
+    query, key = torch.randn(2, 6, 5, 4)
+    scores = torch.bmm(query, key.mT)
     with capture_attention(module := HandAttention(WAYS[0]), 2) as captured:
-        module(scores)
+        module(torch.bmm(query, key.mT))
     close(captured.calls[0].probabilities, scores.softmax(-1).view(3, 2, 5, 5)[:2])
     with capture_attention(module := HandAttention(WAYS[0], heads=4), 2) as captured:
-        module(scores)
+        module(torch.bmm(query, key.mT))
     close(captured.calls[0].probabilities, scores.softmax(-1)[:2, None])
 
 

@@ -41,7 +41,7 @@ def attention_of(scores, mask=None):
 
 def test_names_are_those_that_are_shown():
     measures = measure_heads(attention_of(torch.randn(1, 2, T, T), LOWER))
-    assert {*measures, "induction"} == set(MEASURES)
+    assert {*measures, "induction", "sink"} == set(MEASURES)
     assert all(value.shape == (2,) and value.dtype == torch.float32 for value in measures.values())
     assert set(measure_heads(maps_of(torch.eye(T)))) == set(measures) - {"max_logit"}
 
@@ -99,14 +99,17 @@ def test_keys_that_are_no_tokens_are_neither_previous_nor_far():
     with capture_attention(module, 2) as captured:
         module(x, x, x, attn_mask=~LOWER)
     (call,) = captured.calls
-    maps = call.probabilities.detach()
+    whole = call.probabilities.detach()
+    among = whole[..., :T] / whole[..., :T].sum(-1, keepdim=True)
     measures = measure_heads(call)
-    counted = maps  # all queries see the two extra keys and one token at least
-    torch.testing.assert_close(measures["previous_token"], counted.diagonal(-1, -2, -1).sum((0, 2)) / (2 * T))
+    torch.testing.assert_close(attention_maps(call, 99), among[0])
+    maps = among[:, :, 1:]  # the first query sees a single token
+    torch.testing.assert_close(measures["previous_token"], among.diagonal(-1, -2, -1).mean((0, 2)))
     place = torch.arange(T)
-    away = (place[:, None] - place).abs()
-    torch.testing.assert_close(measures["distance"], (maps[..., :T] * away).sum((0, 2, 3)) / (2 * T))
+    away = (place[1:, None] - place).abs()
+    torch.testing.assert_close(measures["distance"], (maps * away).sum(-1).mean((0, 2)))
     torch.testing.assert_close(measures["first_token"], maps[..., 0].mean((0, 2)))
+    torch.testing.assert_close(measures["sink"], whole[:, :, 1:, T:].sum(-1).mean((0, 2)))
 
 
 def test_left_padding():

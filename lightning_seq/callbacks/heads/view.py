@@ -39,6 +39,7 @@ MEASURES: Mapping[str, Measure] = {
     ),
     "distance": Measure("mean distance", "how many tokens back", None),
     "max_logit": Measure("largest logit", "the largest score before the softmax", None),
+    "sink": Measure("sink", "share on learnt keys that are no tokens, left out of the other measures"),
 }
 """All that is measured of a head, in the order in which it is shown."""
 
