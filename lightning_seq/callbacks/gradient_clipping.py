@@ -11,6 +11,7 @@ from lightning_seq.callbacks.gradients.advice import advise, limit
 from lightning_seq.callbacks.gradients.clipping_figure import draw_clipping, drawable
 from lightning_seq.callbacks.gradients.groups import GroupBy, check_group_by, group_names, sums_by_group
 from lightning_seq.callbacks.gradients.ledger import ClippingLedger, Row
+from lightning_seq.callbacks.gradients.out_of_sight import out_of_sight
 from lightning_seq.callbacks.gradients.seam import GradientSeam, GradientStep, watched
 from lightning_seq.callbacks.gradients.update_sizes import UpdateSizes
 from lightning_seq.callbacks.reset_on_fit import ResetOnFit
@@ -42,6 +43,9 @@ class GradientClippingMonitor(ResetOnFit):
 
     Without clipping the keys that speak of it are left out; with several optimizers the keys of each begin
     with `grad/optimizer0` and so on. `grad/clipping` is a picture of all of it, logged with the advice.
+
+    Clipping by hand with torch, in manual optimization or in a hook such as on_after_backward, is out of
+    sight: norms are then those after it, and the advice says so.
 
     Every step counts, and none waits for the device but those that log. Trained weights are the same with
     and without it. Where an engine clips out of sight (FSDP1) it says so and logs nothing; of DeepSpeed it
@@ -103,6 +107,7 @@ class GradientClippingMonitor(ResetOnFit):
         self.ledgers += [ClippingLedger() for _ in range(missing)]
         for ledger in self.ledgers:
             ledger.manual = not pl_module.automatic_optimization
+            ledger.out_of_sight = out_of_sight(trainer, pl_module)
 
     def _see(self, step: GradientStep) -> None:
         """Takes note, and reads nothing: that would wait for the device."""
@@ -241,7 +246,8 @@ class GradientClippingMonitor(ResetOnFit):
             return "no gradient norm was seen"
         end = f"gradient norm {ledger.rows[-1].norm:.3g} at the end"
         if ledger.algorithm is None:
-            return f"{end}, no clipping{' seen' if ledger.manual else ''} in {ledger.steps:,} steps"
+            seen = " seen" if ledger.manual or ledger.out_of_sight else ""
+            return f"{end}, no clipping{seen} in {ledger.steps:,} steps"
         return f"{end}, {ledger.clipped_share:.0%} of {ledger.steps:,} steps clipped at {limit(ledger)}"
 
     # -- the end, and checkpoints ----------------------------------------------------------------------

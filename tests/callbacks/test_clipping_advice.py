@@ -72,7 +72,7 @@ def test_every_role_is_said_in_one_readable_line(role):
     others = [p for name, (_, p) in ROLES.items() if name != role]
     assert not any(re.search(p, line) for p in others)
     assert "\n" not in line
-    assert len(line) <= 250
+    assert len(line) <= 265
     assert not re.search(r"nan|inf\b|e[+-]\d", line)
     median, high = np.median(NORMS), quantile(NORMS, 0.99)
     assert f"median norm {median:.3g}, 99% below {high:.3g}" in line
@@ -109,6 +109,55 @@ def test_the_borders_between_roles(share, role):
 @given(st.lists(st.floats(0.001, 1e6), min_size=1, max_size=60))
 def test_the_suggestion_is_the_quantile_of_the_later_half(norms):
     assert clip_value(ledger(norms)) == pytest.approx(quantile(norms[len(norms) // 2 :], 0.95), rel=0.05)
+
+
+def test_the_suggestion_says_of_which_steps_it_speaks():
+    assert "gradient_clip_val 3 would cut 1 in 20 of the last 101 steps" in str(advise(ledger([3.0] * 201)))
+
+
+@pytest.mark.parametrize("threshold", [0.9, 1.0, 1.5, 2.0, 2.5])
+@pytest.mark.parametrize("early", [0.1, 1.0, 5.0, 20.0])
+def test_a_value_that_is_suggested_cuts_more_steps_exactly_if_it_is_lower(threshold, early):
+    norms = np.concatenate([NORMS[:200] * early, NORMS[200:]])
+    books = ledger(norms, "norm", threshold)
+    line = str(advise(books))
+    cut = np.mean(NORMS[200:] > threshold)
+    found = re.search(r"gradient_clip_val (\S+) would cut 1 in 20 of the last 200 steps", line)
+    if found:
+        assert (float(found[1]) < threshold) == (cut < 0.05)
+        assert float(found[1]) != threshold
+    elif "keep it" in line:
+        assert books.clipped
+        assert cut <= 0.1
+
+
+def test_a_value_that_served_at_the_beginning_is_kept():
+    line = str(advise(ledger([5.0] * 39 + [0.5] * 61 + [0.7] * 98 + [1.2] * 2, "norm", 1.0)))
+    assert "cuts 20.5% of 200 steps" in line
+    assert line.endswith("keep it: it cuts 2.0% of the last 100 steps")
+
+
+@pytest.mark.parametrize("set_to", [1.0, 1.04, 0.996])
+def test_the_value_that_is_set_is_not_suggested(set_to):
+    books = ledger([1.0, 1.02] * 50, "norm", set_to)
+    assert "gradient_clip_val" not in str(advise(books))
+
+
+@pytest.mark.parametrize("algorithm", [None, "norm"])
+@pytest.mark.parametrize(
+    "norms",
+    [
+        [1.0] * 50 + [700.0] * 50,
+        [1.0] * 90 + [700.0, 800.0, 1e4] * 4,
+        list(np.geomspace(0.1, 1e6, 100)),
+        [1.0] * 100 + [math.nan] * 3,
+    ],
+    ids=["jumps", "spikes", "grows", "ends"],
+)
+def test_no_value_is_suggested_after_norms_diverged(norms, algorithm):
+    line = str(advise(ledger(norms, algorithm, 1.0 if algorithm else math.nan)))
+    assert "would cut" not in line
+    assert line.endswith("lower learning rate first")
 
 
 def test_early_steps_do_not_count_for_the_suggestion():

@@ -9,6 +9,9 @@ from lightning_seq.callbacks.gradients.ledger import ClippingLedger
 SAFETY_NET, OFTEN = 0.1, 0.5
 """Up to these shares of clipped steps clipping is a safety net, and a frequent brake; beyond, it rules."""
 
+FAR = 10.0
+"""So many times the usual norm is no place for a threshold."""
+
 BROKEN = 0.1
 """From this share of gradients that are not finite on, the training has broken down."""
 
@@ -80,8 +83,7 @@ def _role(ledger: ClippingLedger, largest: float) -> str:
         norms = f"norms reached {number(largest)}, then {ledger.nonfinite:,} of {steps} were not finite"
         return f"the gradients exploded: {norms}"
     if ledger.algorithm is None:
-        unseen = "no clipping was seen, by hand with torch it would not be" if ledger.manual else ""
-        return f"{unseen or 'gradients are not clipped'} ({steps})"
+        return f"{_unseen(ledger) or 'gradients are not clipped'} ({steps})"
     clipping, cut = f"clipping at {limit(ledger)}", f"cuts {share:.1%} of {steps}"
     if ledger.algorithm == "value":
         left = np.mean([row.norm_clipped / row.norm for row in ledger.rows if 0 < row.norm < np.inf])
@@ -97,25 +99,57 @@ def _role(ledger: ClippingLedger, largest: float) -> str:
     return f"{clipping} is the true learning-rate control: it {cut}"
 
 
+def _unseen(ledger: ClippingLedger) -> str:
+    if ledger.out_of_sight:
+        names = " and ".join(ledger.out_of_sight[:2])
+        return f"no clipping was seen, in {names} it would not be"
+    return "no clipping was seen, by hand with torch it would not be" if ledger.manual else ""
+
+
 def _facts(ledger: ClippingLedger) -> str:
     norms = ledger.finite_norms()
     median, high = np.median(norms), np.quantile(norms, 0.99)
     facts = f"median norm {number(median)}, 99% below {number(high)}"
     if ledger.nonfinite and not _broken(ledger):
         facts += f", {ledger.nonfinite:,} not finite"
+    if ledger.out_of_sight:
+        facts += f", after {' and '.join(ledger.out_of_sight[:2])}"
     causes = [f"{group} ({share:.0%})" for group, share in ledger.causes()[:2] if share >= 0.1]
     return f"{facts}; mostly from {' and '.join(causes)}" if causes else facts
 
 
 def _suggestion(ledger: ClippingLedger) -> str:
-    value = f"gradient_clip_val {number(clip_value(ledger), 2)} would cut 1 in 20"
     if _broken(ledger):
         remedy = "a lower learning rate" if ledger.algorithm else "gradient_clip_val 1, or less"
         return f"start again with {remedy}"
+    if _diverged(ledger):
+        return "norms that grow or vary this much ask for a lower learning rate first"
+    adapts = ledger.algorithm == "own" or _adapts(ledger)
+    if adapts or (ledger.algorithm is None and _unseen(ledger)):
+        return ""  # the threshold is not the reader's to set, or not known
+    kept = len(ledger.finite_norms())
+    value = number(clip_value(ledger), 2)
+    text = f"gradient_clip_val {value} would cut 1 in 20 of the last {kept - kept // 2:,} steps"
     if ledger.algorithm == "value":
-        return f"by value the gradient's direction changes: by norm {value}"
-    if ledger.algorithm == "own" or _adapts(ledger):
-        return ""  # the threshold is not the reader's to set
-    if ledger.algorithm == "norm" and 0 < ledger.clipped_share <= SAFETY_NET:
-        return "keep it"
-    return value
+        return f"the gradient's direction changes: by norm {text}"
+    return text if ledger.algorithm is None else _compared(ledger, value, text)
+
+
+def _compared(ledger: ClippingLedger, value: str, text: str) -> str:
+    """Returns what to make of the value that is set, by the same steps as the one that could be."""
+    later = list(ledger.rows)[len(ledger.rows) // 2 :]
+    share = sum(row.clipped for row in later) / len(later)
+    if ledger.clipped and share <= SAFETY_NET:
+        why = f": it cuts {share:.1%} of the last {len(later):,} steps"
+        return "keep it" + (why if ledger.clipped_share > SAFETY_NET else "")
+    return "" if value == number(ledger.rows[-1].threshold, 2) else text
+
+
+def _diverged(ledger: ClippingLedger) -> bool:
+    """Says whether the norms are no measure of a training that goes well."""
+    norms = ledger.finite_norms()
+    first, later = norms[: len(norms) // 2], norms[len(norms) // 2 :]
+    usual = np.median(later)
+    grown = len(first) > 0 and usual > FAR * np.median(first)
+    ends = [row.norm for row in list(ledger.rows)[-3:]]
+    return bool(grown or np.quantile(later, 0.95) > FAR * usual or not np.isfinite(ends).any())

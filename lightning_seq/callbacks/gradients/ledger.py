@@ -40,6 +40,7 @@ class ClippingLedger:
         self.steps = self.clipped = self.nonfinite = 0
         self.algorithm: str | None = None
         self.manual = False  # whether the module optimizes by itself, and may clip out of sight
+        self.out_of_sight: list[str] = []  # what else may
         self.rows: deque[Row] = deque(maxlen=KEPT)
         self._shares: dict[
             str, list[float]
