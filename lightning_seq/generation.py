@@ -1,6 +1,6 @@
 """Sampling from a network, token by token, without ever running over the prefix twice."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -63,6 +63,7 @@ def stream(
     top_k: int | None = None,
     top_p: float | None = None,
     seed: int | None = None,
+    suppress_tokens: Sequence[int] = (),
 ) -> Iterator[Tensor]:
     """Yields ``max_new_tokens`` times the next token of every row, ``(batch,)``.
 
@@ -79,8 +80,9 @@ def stream(
         top_k: See :func:`sample`.
         top_p: See :func:`sample`.
         seed: Makes the draw repeatable; the global random state is never touched.
+        suppress_tokens: Ids that are never drawn.
     """
-    drawn = _draw(network, tokens, max_new_tokens, temperature, top_k, top_p, seed)
+    drawn = _draw(network, tokens, max_new_tokens, temperature, top_k, top_p, seed, suppress_tokens)
     while True:
         with evaluating(network):  # what is done between two tokens may be training
             token = next(drawn, None)
@@ -97,6 +99,7 @@ def _draw(
     top_k: int | None = None,
     top_p: float | None = None,
     seed: int | None = None,
+    suppress_tokens: Sequence[int] = (),
 ) -> Iterator[Tensor]:
     check_sampling(temperature, top_k, top_p)
     if max_new_tokens < 0:
@@ -110,11 +113,14 @@ def _draw(
         generator.seed()
     else:
         generator.manual_seed(seed)
+    suppressed = torch.tensor(suppress_tokens, dtype=torch.long, device=tokens.device)
     reader = _Reader(network, tokens, max_new_tokens)
     for i in range(max_new_tokens):
         logits = reader.read()
         if i == 0 and not logits.amax().isfinite():  # asked once: on a GPU it waits
             raise InputError("the network's logits are not finite: its weights have diverged, take others")
+        if suppress_tokens:
+            logits = logits.index_fill(-1, suppressed, -torch.inf)
         drawn = sample(logits, temperature, top_k, top_p, generator)
         reader.append(drawn)
         yield drawn
@@ -168,7 +174,7 @@ def generate(network: nn.Module, tokens: Tensor, max_new_tokens: int, **sampling
         network: See :func:`stream`.
         tokens: See :func:`stream`.
         max_new_tokens: See :func:`stream`.
-        **sampling: temperature, top_k, top_p and seed, see :func:`stream`.
+        **sampling: temperature, top_k, top_p, seed and suppress_tokens, see :func:`stream`.
     """
     with evaluating(network):
         drawn = list(_draw(network, tokens, max_new_tokens, **sampling))  # type: ignore[arg-type]

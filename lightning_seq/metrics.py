@@ -30,6 +30,7 @@ class TextLoss(Metric):
             unknown, and then there are no bits per character.
         dtype: Of the sum; fp64, except on devices that have none.
         accuracy: Whether to count the targets that were found likeliest, too.
+        unknown_id: What stands for text that the tokenizer does not know; None where it knows any text.
         **kwargs: For torchmetrics' ``Metric``.
     """
 
@@ -40,12 +41,14 @@ class TextLoss(Metric):
     tokens: Tensor
     characters: Tensor
     correct: Tensor
+    unknown: Tensor
 
     def __init__(
         self,
         characters_per_token: Tensor | None = None,
         dtype: torch.dtype = torch.float64,
         accuracy: bool = False,
+        unknown_id: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -53,7 +56,8 @@ class TextLoss(Metric):
         self.add_state("tokens", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("characters", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("correct", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        self.accuracy = accuracy
+        self.add_state("unknown", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.accuracy, self.unknown_id = accuracy, unknown_id
         self.register_buffer("characters_per_token", characters_per_token, persistent=False)
         self.characters_per_token: Tensor | None
 
@@ -71,11 +75,13 @@ class TextLoss(Metric):
         if self.characters_per_token is not None:
             counts = self.characters_per_token[targets.where(scored, 0)]  # (batch, time)
             self.characters += counts.where(scored, 0).sum()
+        if self.unknown_id is not None:
+            self.unknown += (targets == self.unknown_id).sum()
         if predictions is not None:
             self.correct += (predictions == targets).sum()  # no prediction is the ignored index
 
     def compute(self) -> dict[str, Tensor]:
-        """Returns ``loss``, ``perplexity`` and, where known, ``bits_per_character`` and ``accuracy``.
+        """Returns loss, perplexity and, where known, bits_per_character, accuracy and unknown_fraction.
 
         NaN where nothing was scored.
         """
@@ -85,4 +91,6 @@ class TextLoss(Metric):
             result["bits_per_character"] = self.nll / math.log(2) / self.characters
         if self.accuracy:
             result["accuracy"] = self.correct / self.tokens
+        if self.unknown_id is not None:
+            result["unknown_fraction"] = self.unknown / self.tokens
         return {name: value.float() for name, value in result.items()}

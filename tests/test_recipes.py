@@ -45,6 +45,8 @@ def test_a_recipe_opens_with_what_it_does_and_the_command_that_runs_it(name):
     assert second == f"#   lightning-seq fit --config {name}"
 
 
+# What stands for the dataset is a small text, which lacks words of the recipe's prompt.
+@pytest.mark.filterwarnings("ignore:the model's vocabulary lacks", "ignore:.* of the tokens of the")
 @pytest.mark.parametrize("name", NAMES)
 def test_two_steps_of_a_recipe_run(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

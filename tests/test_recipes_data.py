@@ -111,6 +111,8 @@ def tokenizer_file(tmp_path):
     return path
 
 
+# What stands for the dataset is a small text, which lacks words of the recipe's prompt.
+@pytest.mark.filterwarnings("ignore:the model's vocabulary lacks", "ignore:.* of the tokens of the")
 @pytest.mark.parametrize("name", OF_THE_HUB)
 def test_a_recipe_trains_on_its_dataset_of_the_hub(name, hub, tokenizer_file, tmp_path, monkeypatch, capsys):
     """With its own path, configuration, revision, columns, tokenizer and batching; only sizes are smaller."""

@@ -27,7 +27,7 @@ class Data(SequenceDataModule):
     """Documents of 20 to 70 characters."""
 
     def documents(self, split):
-        return DOCUMENTS if split == "train" else ["abc abc"]
+        return DOCUMENTS if split == "train" else ["abcaabc"]
 
 
 class Batches(Callback):

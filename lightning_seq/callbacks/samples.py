@@ -17,7 +17,7 @@ from lightning_seq.figures import forgiving, loggers_of_text
 from lightning_seq.generation import check_sampling
 from lightning_seq.metrics import of_first_loader
 from lightning_seq.networks.base import IGNORE_INDEX
-from lightning_seq.prompts import read, written
+from lightning_seq.prompts import read, unknown_token, written
 
 EXAMPLE_TOKENS = 8
 _MOST_KEPT = 128
@@ -192,10 +192,12 @@ def _reads(pl_module: Any, prompt: str) -> bool:
     tokenizer = getattr(pl_module, "tokenizer", ...)
     if not isinstance(tokenizer, Tokenizer | None):
         return True
+    unknown = None if tokenizer is None else unknown_token(tokenizer)
     try:
-        return bool(read(prompt, tokenizer, pl_module.hparams.get("vocab_size")))
+        ids = read(prompt, tokenizer, pl_module.hparams.get("vocab_size"))
     except InputError:
         return False
+    return any(unknown is None or i != unknown.id for i in ids)
 
 
 def _log_text(logger: Logger, samples: Sequence[tuple[int, float | None, str]], step: int) -> None:

@@ -78,13 +78,17 @@ class TuneMonitor(Probe):
                 f"{type(pl_module).__name__} has no tokenizer and network to write tunes with; expected a "
                 "LanguageModel over text"
             )
+        prompts.report_unknown(self.prompt, tokenizer)
         return {"prompt": torch.tensor(prompts.read(self.prompt, tokenizer))}
 
     def look(self, trainer: Trainer, pl_module: LightningModule, example: Example) -> Entry:
         """Writes tunes and measures them."""
         model: Any = pl_module
         tokens = example["prompt"].expand(self.n_tunes, -1)
-        rows = generate(model.network, tokens, self.max_new_tokens, **self.sampling)
+        suppressed = getattr(model, "suppressed_tokens", ())
+        rows = generate(
+            model.network, tokens, self.max_new_tokens, **self.sampling, suppress_tokens=suppressed
+        )
         written = [prompts.written(row, model.tokenizer) for row in rows.tolist()]
         found = [text.partition("\n\n") for text in written]
         self.tunes = [text if end else _up_to_last_bar_line(text) for text, end, _ in found]

@@ -14,6 +14,7 @@ from lightning_seq.data import SequenceDataModule
 from lightning_seq.data.scored_text import ScoredText, file_sha256, file_text, scored_text
 from lightning_seq.data.tokenization.ready_made import parse_tokenizer
 from lightning_seq.data.training_text import comparison, recognized
+from lightning_seq.data.unknown_tokens import check_unknown
 from lightning_seq.errors import InputError
 from lightning_seq.evaluation import (
     Blocks,
@@ -71,6 +72,7 @@ def evaluate(options: Namespace, data_words: list[str]) -> dict[str, Any]:
         "tokens": len(losses),
         **sizes,
         "unknown": text.unknown,
+        "unknown_fraction": text.unknown / len(losses),
         "unknown_token": text.unknown_token,
         "unknown_written": text.written,
         **measures(_total(losses, options.dynamic_learning_rate), len(losses), **sizes),
@@ -130,6 +132,9 @@ def _text(
     if len(text.ids) < 2:
         name = repr(path) if data is None else f"the {split} split of {data.describe()}"
         raise InputError(f"{name} has {len(text.ids)} tokens, nothing to predict: give a longer text")
+    if text.unknown_token is not None:
+        name = repr(path) if data is None else f"the {split} split of {data.describe()}"
+        check_unknown(name, len(text.ids) - 1, max(0, text.unknown - text.written), text.unknown_token)
     known = model.hparams.get("vocab_size")
     if known is not None and (largest := int(np.max(text.ids))) >= known:
         raise InputError(

@@ -9,6 +9,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 from tokenizers import Tokenizer
 
+from lightning_seq import prompts
 from lightning_seq.data.batching.batches import Batches, StoredBatches
 from lightning_seq.data.batching.document_plans import DocumentLanePlan, DocumentPlan
 from lightning_seq.data.batching.plans import FEWEST_TOKENS, Batching, BlockPlan, ContiguousPlan, Plan
@@ -22,6 +23,7 @@ from lightning_seq.data.tokenization.encoding import Ids, encode
 from lightning_seq.data.tokenization.tokenizers import characters_per_token, vocabulary_size
 from lightning_seq.data.tokenization.vocabulary import agreed, cached, check_spec
 from lightning_seq.data.training_text import comparison, training_record
+from lightning_seq.data.unknown_tokens import check_unknown
 from lightning_seq.errors import InputError
 from lightning_seq.networks.base import check_dropout
 
@@ -176,6 +178,11 @@ class SequenceDataModule(ResumableDataModule):
         """The characters that each id stands for, int64 (vocab_size,), or None where this is not known."""
         return characters_per_token(self.tokenizer)
 
+    @property
+    def unknown_token(self) -> prompts.UnknownToken | None:
+        """What stands for text that the tokenizer does not know, or None where it knows any text."""
+        return prompts.unknown_token(self.tokenizer)
+
     def adopt_tokenizer(self, json: str) -> None:
         """Uses a checkpoint's tokenizer in place of one made from this text.
 
@@ -189,6 +196,8 @@ class SequenceDataModule(ResumableDataModule):
         if self._tokenizer is None or self._tokenizer.to_str() != tokenizer.to_str():
             self._tokenizer = tokenizer
             self._stores.clear()
+            if self._announced:
+                self._announce()
 
     def prepare_data(self) -> None:
         """Tokenizes every split into the cache, on one rank."""
@@ -201,6 +210,9 @@ class SequenceDataModule(ResumableDataModule):
         if stage != "fit" or self._announced:
             return
         self._announced = True
+        self._announce()
+
+    def _announce(self) -> None:
         counts = {split: self._store(split).counts for split in self.stored_splits}
         files = {split: self.source_files(split) for split in SPLITS}
         rank_zero_info(summary(self.describe(), self._fingerprint("train"), counts, self.tokenizer, files))
@@ -211,8 +223,10 @@ class SequenceDataModule(ResumableDataModule):
 
     def training_record(self) -> dict[str, Any]:
         """Returns what a checkpoint records of the training text, see :mod:`data.training_text`."""
-        ids = self._store("train").tokens if "train" in self.stored_splits else np.empty(0, dtype=np.int64)
-        return training_record(self.describe(), self._fingerprint("train"), ids)
+        stored = "train" in self.stored_splits
+        ids = self._store("train").tokens if stored else np.empty(0, dtype=np.int64)
+        counts = self._store("train" if stored else "validation").counts  # of a stream's text a sample
+        return training_record(self.describe(), self._fingerprint("train"), ids, counts.unknown)
 
     def report_scored(self, split: Split, record: dict[str, Any] | None) -> None:
         """Says which text is scored, and how it compares with what a checkpoint was trained on.
@@ -233,6 +247,10 @@ class SequenceDataModule(ResumableDataModule):
                 f"the {split} split of {self.describe()} has {len(store)} tokens, nothing to predict; give "
                 f"it text, or switch it off by the trainer's limit_{split.removesuffix('idation')}_batches=0"
             )
+        if self.unknown_token is not None:
+            counts, name = store.counts, f"the {split} split of {self.describe()}"
+            unknown = counts.unknown - counts.unknown_written
+            check_unknown(name, counts.tokens, unknown, self.unknown_token.token)
         separate = self.separate_documents and self.batching == "blocks"
         return StoredBatches(self._plan(store, training), store, separate)
 
@@ -305,6 +323,9 @@ class SequenceDataModule(ResumableDataModule):
     def _store(self, split: Split) -> TokenStore:
         if split not in self._stores:
             self._stores[split] = TokenStore.open_or_build(
-                self.store_path(split), lambda: self._unchanged(split), self.vocab_size
+                self.store_path(split),
+                lambda: self._unchanged(split),
+                self.vocab_size,
+                prompts.unknown_token(self.tokenizer),
             )
         return self._stores[split]

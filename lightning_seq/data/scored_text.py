@@ -1,6 +1,5 @@
 """A text to be scored: its ids, and how much raw text stands behind those of them that are scored."""
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -14,6 +13,7 @@ from lightning_seq.data.sources.files import find_files, read_text
 from lightning_seq.data.tokenization.chunks import pieces, words
 from lightning_seq.data.tokenization.encoding import Ids, encode
 from lightning_seq.data.tokenization.tokenizers import kind_of
+from lightning_seq.prompts import unknown_token
 
 ENCODED_AT_ONCE = 8  # characters for each token that is looked for, at first
 
@@ -77,8 +77,8 @@ def scored_text(
     """
     if max_tokens is not None:
         at_least(2, max_tokens=max_tokens)
-    token = None if tokenizer is None else _unknown_token(tokenizer)
-    result, left, first = ScoredText(unknown_token=token), max_tokens, True
+    unknown = None if tokenizer is None else unknown_token(tokenizer)
+    result, left, first = ScoredText(unknown_token=unknown and unknown.token), max_tokens, True
     for text, ids in encoded:
         if first and not len(ids):  # nothing but white space, before anything is scored
             continue
@@ -92,8 +92,8 @@ def scored_text(
         left, first = None if left is None else left - len(ids), False
         if left == 0:
             break
-    if tokenizer is not None and token is not None:
-        result.unknown = int(np.count_nonzero(result.ids[1:] == tokenizer.token_to_id(token)))
+    if unknown is not None:
+        result.unknown = int(np.count_nonzero(result.ids[1:] == unknown.id))
     return result
 
 
@@ -137,11 +137,3 @@ def _end(tokenizer: Tokenizer | None, text: str, ids: Ids) -> tuple[int, int]:
         return end, 0
     symbols = sum(len(token) for token in encoding.tokens[:count])  # of byte-level tokens each is a byte
     return end, len(text[:end].encode("utf-8")) - symbols
-
-
-def _unknown_token(tokenizer: Tokenizer) -> str | None:
-    model = json.loads(tokenizer.to_str())["model"]
-    if model["type"] == "Unigram":
-        return None if model["unk_id"] is None else str(model["vocab"][model["unk_id"]][0])
-    token: str | None = model.get("unk_token")
-    return token if token is not None and tokenizer.token_to_id(token) is not None else None

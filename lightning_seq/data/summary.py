@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from lightning_seq.data.sources.documents import Split
 from lightning_seq.data.token_store import Counts
 from lightning_seq.data.tokenization.tokenizers import kind_of, vocabulary_size
+from lightning_seq.prompts import unknown_token
 
 COLUMNS = 80
 LONGEST_NAME = 52
@@ -42,6 +43,8 @@ def summary(
     kind = f" ({kind_of(tokenizer)})" if of_text else ""
     vocabulary = f"vocabulary {vocabulary_size(tokenizer):,}{kind}"
     paragraphs = [", ".join(more), _files_by_split(files or {}), ", ".join(sizes), vocabulary]
+    if of_text:
+        paragraphs.append(_unknown_by_split(counts, tokenizer))
     return "\n".join([f"data: {name}, sha256 {fingerprint[:8]}", *map(_indented, filter(None, paragraphs))])
 
 
@@ -83,6 +86,15 @@ def _id_sizes(counts: Mapping[Split, Counts]) -> list[str]:
         tokens, sequences = _number(each.tokens, "token"), _number(each.documents, "sequence")
         sizes.append(f"{split} {tokens} in {sequences}")
     return sizes
+
+
+def _unknown_by_split(counts: Mapping[Split, Counts], tokenizer: Tokenizer) -> str:
+    """Returns the fraction of unknown tokens of each split, where there are some."""
+    unknown = unknown_token(tokenizer)
+    if unknown is None or not any(each.unknown for each in counts.values()):
+        return ""
+    said = (f"{split} {each.unknown / max(1, each.tokens):.2%}" for split, each in counts.items())
+    return f"unknown tokens ({unknown.token}): {', '.join(said)}"
 
 
 def _number(count: int, noun: str) -> str:

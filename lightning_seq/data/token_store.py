@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from lightning_seq.data.disk import explaining_disk_errors, scratch_folder, write_file
 
-FORMAT = 2
+FORMAT = 3
 _WHITE = np.array([chr(byte).isspace() for byte in range(128)])
 ATTEMPTS = 10  # at a place where others move things, too
 CONVERTED_AT_ONCE = 1 << 20  # ids: a document may be as large as the corpus
@@ -31,6 +31,8 @@ class Counts:
     characters: int
     bytes: int
     words: int
+    unknown: int = 0  # tokens that stand for what the tokenizer does not know
+    unknown_written: int = 0  # of these, those that the text itself writes so
 
 
 class TokenStore:
@@ -76,7 +78,13 @@ class TokenStore:
         return None
 
     @classmethod
-    def open_or_build(cls, path: Path, encoded: Callable[[], Encoded], vocab_size: int) -> "TokenStore":
+    def open_or_build(
+        cls,
+        path: Path,
+        encoded: Callable[[], Encoded],
+        vocab_size: int,
+        unknown: tuple[str, int] | None = None,
+    ) -> "TokenStore":
         """Returns the store at ``path``, built from ``encoded()`` where there is no whole one.
 
         Any number of processes may do this at once: each builds in a folder of its own, the first to finish
@@ -85,7 +93,7 @@ class TokenStore:
         if (store := cls.open(path)) is not None:  # an empty one is false
             return store
         with scratch_folder(path) as folder:
-            _write(folder, encoded(), np.min_scalar_type(vocab_size - 1))
+            _write(folder, encoded(), np.min_scalar_type(vocab_size - 1), unknown)
             with explaining_disk_errors(path.parent):
                 return _in_place(folder, path)
 
@@ -98,6 +106,9 @@ class _Tally:
     characters: int = 0
     size: int = 0
     words: int = 0
+    unknown: int = 0
+    unknown_written: int = 0
+    unknown_token: tuple[str, int] | None = None
 
     def counting(self, encoded: Encoded, dtype: np.dtype[Any]) -> Iterator[bytes]:
         for text, ids in encoded:
@@ -106,6 +117,11 @@ class _Tally:
             content = text.encode("utf-8")
             self.size += len(content)
             self.words += count_words(text, content)
+            if self.unknown_token is not None:
+                token, number = self.unknown_token
+                unknown = int(np.count_nonzero(ids == number))
+                self.unknown += unknown
+                self.unknown_written += min(unknown, text.count(token))
             for start in range(0, len(ids), CONVERTED_AT_ONCE):
                 yield ids[start : start + CONVERTED_AT_ONCE].astype(dtype, copy=False).tobytes()
 
@@ -118,10 +134,18 @@ def count_words(text: str, content: bytes) -> int:
     return int(np.count_nonzero(white[:-1] > white[1:])) + (not white[0])
 
 
-def _write(folder: Path, encoded: Encoded, dtype: np.dtype[Any]) -> None:
-    tally = _Tally()
+def _write(folder: Path, encoded: Encoded, dtype: np.dtype[Any], unknown: tuple[str, int] | None) -> None:
+    tally = _Tally(unknown_token=unknown)
     write_file(folder / "tokens.bin", tally.counting(encoded, dtype))
-    counts = Counts(sum(tally.lengths), len(tally.lengths), tally.characters, tally.size, tally.words)
+    counts = Counts(
+        tokens=sum(tally.lengths),
+        documents=len(tally.lengths),
+        characters=tally.characters,
+        bytes=tally.size,
+        words=tally.words,
+        unknown=tally.unknown,
+        unknown_written=tally.unknown_written,
+    )
     starts = BytesIO()
     np.save(starts, np.cumsum([0, *tally.lengths], dtype=np.int64))
     write_file(folder / "documents.npy", [starts.getvalue()])

@@ -100,6 +100,11 @@ class TokenDataModule(SequenceDataModule):
             self._tokenizer = names_tokenizer(self._names())
         return self._tokenizer
 
+    @property
+    def unknown_token(self) -> None:
+        """Sequences of ids have no unknown ones."""
+        return
+
     def adopt_tokenizer(self, json: str) -> None:
         """Refuses a checkpoint whose ids are others than these.
 

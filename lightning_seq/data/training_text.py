@@ -15,7 +15,7 @@ Ids = npt.NDArray[Any]
 Hashes = npt.NDArray[np.uint64]
 
 
-def training_record(name: str, sha256: str, ids: Ids) -> dict[str, Any]:
+def training_record(name: str, sha256: str, ids: Ids, unknown_tokens: int = 0) -> dict[str, Any]:
     """Returns plain values that tell a training text from any other.
 
     Args:
@@ -23,13 +23,14 @@ def training_record(name: str, sha256: str, ids: Ids) -> dict[str, Any]:
         sha256: The digest of the training text.
         ids: Its tokens. Of these the hashes of 256 passages at equal distances are recorded, so that the text
             is recognized also within another file, or where only a part of it is scored.
+        unknown_tokens: How many tokens stand for text that the tokenizer does not know.
     """
     count = max(0, len(ids) - PASSAGE_LENGTH + 1)  # of passages, which overlap
     starts = (
         np.unique(np.linspace(0, count - 1, PASSAGES).astype(np.int64)) if count else np.empty(0, np.int64)
     )
     found = [int(_hashes(ids[start : start + PASSAGE_LENGTH])[0]) for start in starts]
-    return {"name": name, "sha256": sha256, "passages": found}
+    return {"name": name, "sha256": sha256, "passages": found, "unknown_tokens": unknown_tokens}
 
 
 def recognized(record: dict[str, Any], ids: Ids) -> float:

@@ -60,7 +60,7 @@ def _number(value: float) -> str:
 
 def _unknown(result: dict[str, Any]) -> str:
     written = min(result["unknown_written"], result["unknown"])
-    count = f"{result['unknown']:,} are {result['unknown_token']}"
+    count = f"{result['unknown']:,} ({result['unknown_fraction']:.1%}) are {result['unknown_token']}"
     if written == result["unknown"]:
         return f"{count}, all of them so written in the text"
     return (

@@ -303,12 +303,14 @@ class LanguageModel(LightningModule):
         characters = getattr(self._datamodule(), "characters_per_token", None)
         dtype = torch.float32 if self.device.type == "mps" else torch.float64  # mps has no fp64
         accuracy = bool(getattr(self._datamodule(), "scores_accuracy", False))
+        unknown = getattr(self._datamodule(), "unknown_token", None)
+        unknown_id = None if unknown is None else unknown.id
         self._evaluation = EvaluationSums(
-            self, prefix, lambda: TextLoss(characters, dtype, accuracy).to(self.device)
+            self, prefix, lambda: TextLoss(characters, dtype, accuracy, unknown_id).to(self.device)
         )
 
     def on_validation_epoch_end(self) -> None:
-        """Logs val_loss, val_perplexity and, as the data has them, val_bits_per_character, val_accuracy."""
+        """Logs val_loss, val_perplexity and, where known, val_bits_per_character and others of TextLoss."""
         self._end_evaluation()
 
     def on_test_epoch_end(self) -> None:
@@ -503,6 +505,13 @@ class LanguageModel(LightningModule):
 
     # -- use ------------------------------------------------------------------------------------------
 
+    @property
+    def suppressed_tokens(self) -> tuple[int, ...]:
+        """Ids that are never sampled: the unknown token, unless the training text is known to have some."""
+        unknown = None if self.tokenizer is None else prompts.unknown_token(self.tokenizer)
+        trained = (self.training_record or {}).get("unknown_tokens", 0)
+        return () if unknown is None or trained else (unknown.id,)
+
     def generate(
         self,
         prompt: str,
@@ -526,6 +535,7 @@ class LanguageModel(LightningModule):
             InputError: The prompt has no token, or a word that is none.
         """
         ids = prompts.read(prompt, self.tokenizer, self.hparams.get("vocab_size"))
+        prompts.report_unknown(prompt, self.tokenizer)
         tokens = torch.tensor([ids], dtype=torch.long, device=self.device)
         tokens = generation.generate(
             self.network,
@@ -535,6 +545,7 @@ class LanguageModel(LightningModule):
             top_k=top_k,
             top_p=top_p,
             seed=seed,
+            suppress_tokens=self.suppressed_tokens,
         )
         return prompts.written(tokens[0].tolist(), self.tokenizer)
 

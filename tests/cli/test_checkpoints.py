@@ -18,7 +18,8 @@ def test_a_checkpoint_is_tested_with_its_own_architecture_and_tokenizer(command,
         *TINY,
         "--data.path=other.txt",
     ]  # and the default width, not the trained
-    status, said = command("test", *bare, "--ckpt_path", trained)
+    with pytest.warns(UserWarning, match=r"35.7% of the tokens of the test split of other.txt"):
+        status, said = command("test", *bare, "--ckpt_path", trained)
     assert status == 0, said
     assert "model.hidden_size: 8 as in the checkpoint, not 256" in said
     assert "test_loss" in said
@@ -50,7 +51,8 @@ def test_every_evaluation_runs_from_a_checkpoint(command, trained, act):
     ("act", "split"), [("validate", "validation"), ("test", "test"), ("predict", "test")]
 )
 def test_every_evaluation_says_which_text_it_scores(command, trained, here, act, split):
-    (here / "other.txt").write_text("".join(f"{i} owls and {i * i} cats.\n" for i in range(99)))
+    other = "".join(f"{'the old owl '[: i % 7]}{' sees the cat'[: i % 11]}\n" for i in range(1, 99))
+    (here / "other.txt").write_text(other)
     line = [act, *LSTM, *TINY, f"--ckpt_path={trained}"]
     parts = dict(zip(("train", "validation", "test"), cut_parts(TEXT, 2), strict=True))
     same, other = (
@@ -199,7 +201,7 @@ def test_an_optimizer_of_other_parameters_is_one_line(command, trained):
 
 
 def test_a_new_training_begins_with_the_weights_of_a_checkpoint(command, trained, here):
-    (here / "other.txt").write_text("the mad cow sees the sun.\n" * 60)
+    (here / "other.txt").write_text("the sad dog sees the sun.\n" * 60)
     bare = ["--model=LSTMLanguageModel", *TINY, "--data.path=other.txt", "--run_dir=tuned"]
     still = ["--model.learning_rate=1e-30", "--model.weight_decay=0", "--trainer.max_steps=1"]
     status, said = command("fit", *bare, *still, "--weights", trained)

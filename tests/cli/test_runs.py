@@ -117,6 +117,7 @@ def test_other_ranks_write_where_rank_zero_said(here, monkeypatch):
     assert [p.name for p in (here / "runs").iterdir()] == ["a-1"]
 
 
+@pytest.mark.filterwarnings("ignore:the model's vocabulary lacks 'T' of the prompt")
 def test_from_recipe_gives_trainer_model_and_data(here):
     trainer, model, data = from_recipe(
         "quickstart",

@@ -67,7 +67,7 @@ def test_the_table(command, trained):  # noqa: F811
 
 
 def test_says_what_the_checkpoint_was_trained_on(command, evaluate, trained, here):  # noqa: F811
-    novel = "".join(f"{i} owls and {i * i} cats.\n" for i in range(99))
+    novel = "".join(f"{'the old owl '[: i % 7]}{' sees the cat'[: i % 11]}\n" for i in range(1, 99))
     (here / "novel.txt").write_text(novel)
     (here / "whole.txt").write_text(novel + TEXT)
     train_sha256 = digest(cut_parts(TEXT, 2)[:1])
@@ -120,13 +120,16 @@ def test_words_are_compared_as_words(command, here, capsys):  # noqa: F811
     assert status == 0, said
     (here / "other.txt").write_text("the zebra sees the cat.\nthe <unk> sees\n")
     line = ["evaluate", "--checkpoint=words/checkpoints/last.ckpt", "--protocol=stream"]
-    assert main([*line, "--text=other.txt", "--json"]) == 0
+    with pytest.warns(UserWarning, match=r"22.2% of the tokens of 'other.txt' are '<unk>'"):
+        assert main([*line, "--text=other.txt", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["tokens"] == found["words"] == 9 - 1 + 1  # of each newline one
     assert found["word_perplexity"] == pytest.approx(found["perplexity"])
     assert (found["unknown"], found["unknown_written"], found["unknown_token"]) == (3, 1, "<unk>")
-    said = " ".join(command(*line, "--text=other.txt")[1].split())
-    assert "unknown tokens 3 are <unk>, 1 of them so written in the text: that a token is unknown" in said
+    assert found["unknown_fraction"] == 3 / 9
+    with pytest.warns(UserWarning, match="unk"):
+        said = " ".join(command(*line, "--text=other.txt")[1].split())
+    assert "unknown tokens 3 (33.3%) are <unk>, 1 of them so written in the text: that a token is" in said
 
 
 def test_dynamic_evaluation_and_the_cache(evaluate):

@@ -20,7 +20,7 @@ class ListDataModule(SequenceDataModule):
 def list_data(tmp_path) -> Callable[..., ListDataModule]:
     """Makes a DataModule of a string or of a string for each split."""
 
-    def make(train, validation="abc abc", test="cba cba", **options):
+    def make(train, validation="abcaabc", test="cbaacba", **options):
         texts = {"train": [train], "validation": [validation], "test": [test]}
         return ListDataModule(texts, **{"cache_dir": str(tmp_path / "cache"), **options})
 

@@ -32,7 +32,7 @@ class Data(SequenceDataModule):
     """Documents of 40 to 90 characters."""
 
     def documents(self, split):
-        return DOCUMENTS if split == "train" else ["abc abc"]
+        return DOCUMENTS if split == "train" else ["abcaabc"]
 
 
 def fit(layout, ranks, cache, folder=None, resume=None, steps=9, batch_size=None, strict=True):
