@@ -63,7 +63,17 @@ def doctor(command, here):  # noqa: F811
     return run
 
 
-@pytest.mark.parametrize("name", recipes.names())
+# one recipe of each kind; the rest runs with the slow ones
+OF_EACH_KIND = {"quickstart", "quickstart_min_gru", "memory_copy", "irish_folk_lstm", "ptb_lstm_small"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in OF_EACH_KIND else pytest.param(name, marks=pytest.mark.slow)
+        for name in recipes.names()
+    ],
+)
 def test_every_recipe_is_well_or_lacks_its_data(name, doctor):
     status, found = doctor("--config", name)
     assert list(found) == [*TITLES, "problems"]

@@ -13,12 +13,15 @@ RESULT = {
     "model": "LSTMLanguageModel",
     "text": "text.txt",
     "split": "test",
+    "sha256": "0123456789abcdef" * 4,
+    "comparison": "another text, sha256 89abcdef",
     "protocol": "stream, 1 lane, chunks of 128, neural cache, window 2000, theta 0.3, lambda 0.1",
     "tokens": 12_345,
     "characters": 45_678,
     "bytes": 45_680,
     "words": 9_876,
     "unknown": 0,
+    "unknown_fraction": 0.0,
     "unknown_token": "<unk>",
     "unknown_written": 0,
     **measures(50_000.0, 12_345, 45_678, 45_680, 9_876),
@@ -47,19 +50,22 @@ def test_the_table_fits_80_columns_and_says_the_protocol():
     assert max(map(len, shown.splitlines())) <= 80
     assert RESULT["protocol"] in " ".join(shown.split())
     assert "word perplexity     158.029 (9,876 words, each newline counted as one)" in shown
-    assert "text                text.txt, test split" in shown
+    assert "text                text.txt, test split, sha256 01234567" in shown
+    assert "training text       another text, sha256 89abcdef" in shown
     assert "unknown" not in shown
 
 
 @pytest.mark.parametrize(
     ("unknown", "written", "said"),
     [
-        (7, 9, "7 are <unk>, all of them so written in the text"),
-        (7, 5, "7 are <unk>, 5 of them so written in the text: that a token is unknown is easier"),
+        (7, 9, "7 (0.1%) are <unk>, all of them so written in the text"),
+        (7, 5, "7 (0.1%) are <unk>, 5 of them so written in the text: that a token is unknown is easier"),
     ],
 )
 def test_unknown_tokens_are_said(unknown, written, said):
-    shown = as_table({**RESULT, "unknown": unknown, "unknown_written": written})
+    shown = as_table(
+        {**RESULT, "unknown": unknown, "unknown_fraction": 7 / 12_345, "unknown_written": written}
+    )
     assert said in " ".join(shown.split())
 
 
