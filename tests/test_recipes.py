@@ -191,4 +191,4 @@ def test_two_layers_of_attention_grow_an_induction_head_and_one_does_not(tmp_pat
     assert max(score for step, score in seen[2].items() if step <= 100) < 0.2  # seen to appear
     assert min(score for step, score in seen[2].items() if step >= 400) > 0.8
     assert max(seen[1].values()) < 0.2
-    assert len(list(tmp_path.rglob("attention_training-000600.png"))) == 2
+    assert len(list(tmp_path.rglob("attention_training-000599.png"))) == 2

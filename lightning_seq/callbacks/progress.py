@@ -1,11 +1,14 @@
 """ProgressBar: the loss and the speed, in one line of a terminal."""
 
 import logging
-from contextlib import ExitStack
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
+from tqdm import tqdm  # type: ignore[import-untyped]
 from tqdm.contrib.logging import logging_redirect_tqdm  # type: ignore[import-untyped]
 
 _SHORT = {"train_loss": "loss", "val_loss": "val", "tokens_per_second": "tok/s"}
@@ -41,12 +44,33 @@ class ProgressBar(TQDMProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens the bar."""
         super().on_train_start(trainer, pl_module)
-        if self.is_enabled:  # what is said meanwhile gets lines of its own
-            self._redirected.enter_context(logging_redirect_tqdm([logging.getLogger("lightning.pytorch")]))
+        self._keep_log_lines_apart()
         if _counts_steps(trainer):
             self.train_progress_bar.set_description("Train")
             self.train_progress_bar.reset(trainer.max_steps)
             self.train_progress_bar.initial = self.train_progress_bar.n = trainer.global_step
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Opens the bar of a validation."""
+        super().on_validation_start(trainer, pl_module)
+        self._keep_log_lines_apart()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Opens the bar of a test."""
+        super().on_test_start(trainer, pl_module)
+        self._keep_log_lines_apart()
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Opens the bar of a prediction."""
+        super().on_predict_start(trainer, pl_module)
+        self._keep_log_lines_apart()
+
+    def _keep_log_lines_apart(self) -> None:
+        """Prints log lines and warnings from here on above the bars, on lines of their own."""
+        self._redirected.close()
+        if self.is_enabled:
+            self._redirected.enter_context(logging_redirect_tqdm([logging.getLogger("lightning.pytorch")]))
+            self._redirected.enter_context(_warnings_above_bars())
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Lets what is said go where it went before."""
@@ -72,6 +96,21 @@ class ProgressBar(TQDMProgressBar):
         if self.is_enabled and step != bar.n and (step % self.refresh_rate == 0 or step == bar.total):
             bar.n = step
             bar.set_postfix(self.get_metrics(trainer, pl_module))
+
+
+@contextmanager
+def _warnings_above_bars() -> Iterator[None]:
+    show = warnings.showwarning
+
+    def show_above_bars(*arguments: Any, **options: Any) -> None:
+        with tqdm.external_write_mode():
+            show(*arguments, **options)
+
+    warnings.showwarning = show_above_bars
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
 
 
 def _counts_steps(trainer: Trainer) -> bool:

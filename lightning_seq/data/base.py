@@ -1,5 +1,6 @@
 """The base of DataModules whose sequences are kept as tokens on disk: text, and what else has ids."""
 
+import textwrap
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from lightning_seq.data.checks import at_least, keep_plain, one_of
 from lightning_seq.data.disk import default_cache_dir
 from lightning_seq.data.resumable import Plain, ResumableDataModule
 from lightning_seq.data.sources.documents import SPLITS, Split, digest, separated
-from lightning_seq.data.summary import summary
+from lightning_seq.data.summary import COLUMNS, summary
 from lightning_seq.data.token_store import FORMAT, TokenStore
 from lightning_seq.data.tokenization.encoding import Ids, encode
 from lightning_seq.data.tokenization.tokenizers import characters_per_token, vocabulary_size
@@ -237,7 +238,12 @@ class SequenceDataModule(ResumableDataModule):
         """
         said = comparison(record, self._store(split).tokens, self._fingerprint("train"))
         text = f"{self.describe()}, {split} split, sha256 {self._fingerprint(split)[:8]}"
-        rank_zero_info(f"scored text: {text}; {said}")
+        rank_zero_info(
+            "\n".join(
+                textwrap.fill(line, COLUMNS, break_on_hyphens=False)
+                for line in (f"scored text: {text}", said)
+            )
+        )
 
     def batches(self, split: Split, training: bool) -> Batches:
         """Returns this rank's batches of ``split``."""

@@ -17,7 +17,8 @@ COLUMNS = 80
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 BAR = re.compile(r"(Train|Validation|Sanity|Testing).*\|.*\d*/[\d?]+ \[.*\]")
 LONG_BY_NATURE = re.compile(
-    r"^(error: |warmup_steps is|GradientClippingMonitor: |Restoring states|Loaded model)"
+    r"^(error: |warmup_steps is|GradientClippingMonitor: |Restoring states|Loaded model|"
+    r".*the model's vocabulary lacks)"
 )
 
 
