@@ -1,5 +1,6 @@
 """Keeps every test away from the user's own cache, runs and settings."""
 
+import logging
 import os
 import tempfile
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from lightning.pytorch import Trainer  # noqa: E402
 
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
+for name in ("lightning.pytorch", "lightning.fabric"):  # else some versions of pytest see nothing of them
+    logging.getLogger(name).propagate = True
 torch.set_num_threads(1)  # tests' networks are tiny: a second thread is waited for longer than it helps
 
 

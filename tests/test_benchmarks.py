@@ -4,6 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tests.benchmarks import throughput
 from tests.benchmarks.turns import Table, in_turns
 
 ROOT = Path(__file__).parents[1]
@@ -33,3 +36,11 @@ def test_ratios_are_of_pairs_of_the_same_round():
     table = in_turns(Table("t", "p", "seconds", True, "a"), contenders, 3)
     assert table.ratios("b") == [2.0, 0.5, 2.0]
     assert "| b | 20 | 5 to 40 | 2.00 |" in str(table)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # as the benchmark does
+def test_the_peers_of_throughput_are_installed():
+    work = throughput.Work("tiny", (1, 8, 2), 11, 2, 4, steps=2)
+    found = [contender(work) for contender in (throughput._bare, throughput._ours, throughput._transformers)]
+    assert all(each["tokens/s"] > 0 for each in found)

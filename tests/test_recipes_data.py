@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import datasets
 import pytest
 import yaml
-from huggingface_hub import constants
+from huggingface_hub import constants, file_download
 
 import lightning_seq
 from lightning_seq import recipes
@@ -94,9 +94,9 @@ def hub(monkeypatch, tmp_path):
             repository.commit(dataset.files(some_rows()), dataset.branch)
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        for module in (constants, file_download):  # the second has one of its own before version 1
+            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=module is constants)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
         monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.url)
         monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")

@@ -104,8 +104,8 @@ def unfinished(output: Path) -> Iterator[Path]:
 def read_model(library: Any, directory: Path) -> Any:
     """Returns the model of a directory in fp32 and evaluation mode; nothing is downloaded, no code is run."""
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        model = library.AutoModelForCausalLM.from_pretrained(directory, **local)
+    try:  # eager attention heeds all arguments of a configuration; torch's fused one leaves some out
+        model = library.AutoModelForCausalLM.from_pretrained(directory, attn_implementation="eager", **local)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         said = str(error).strip().splitlines()[0]
         raise InputError(f"transformers cannot load {directory} ({said}): give a whole directory") from error

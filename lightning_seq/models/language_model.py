@@ -37,7 +37,7 @@ from lightning_seq.models.unfinished_window import (
 )
 from lightning_seq.networks.base import IGNORE_INDEX
 from lightning_seq.networks.losses import negative_log_likelihood
-from lightning_seq.networks.spreading import is_spread, spread
+from lightning_seq.networks.spreading import is_spread, spread, sum_partial_gradients
 from lightning_seq.optimization import (
     NTASGD,
     LearningRateSchedule,
@@ -396,6 +396,7 @@ class LanguageModel(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Divides the gradient by the tokens of the step: a subclass that overrides this calls super()."""
+        sum_partial_gradients(self.network)
         self._normalization.divide(optimizer, self.trainer)
 
     # -- data, tokenizer, checkpoint ------------------------------------------------------------------

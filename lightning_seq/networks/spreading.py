@@ -83,6 +83,17 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def sum_partial_gradients(network: nn.Module) -> None:
+    """Sums gradients over the ranks that are still partial sums, as those of weights shared by all heads are.
+
+    torch does not clip partial sums by value, and some of its versions get their norm wrong.
+    """
+    for parameter in network.parameters():
+        gradient = parameter.grad
+        if isinstance(gradient, DTensor) and any(each.is_partial() for each in gradient.placements):
+            parameter.grad = gradient.redistribute(placements=parameter.placements)  # type: ignore[attr-defined]
+
+
 def plain_zeros(weight: Tensor, *shape: int) -> Tensor:
     """Returns zeros like ``weight`` in type and place, and plain where that is spread over ranks."""
     return torch.zeros(shape, dtype=weight.dtype, device=weight.device)

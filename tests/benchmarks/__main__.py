@@ -1,7 +1,8 @@
 """This package beside what one would take instead: python -m tests.benchmarks QUESTION ... [options]
 
 Contenders run in turns (A B A B) in one run; tables show medians, the least and the most, and ratios. Run
-nothing else meanwhile. Peers that are scripts are given by path, and left as they are.
+nothing else meanwhile. What all questions need is installed by: pip install -c constraints.txt -e ".[test]"
+Peers that are scripts are given by path, and left as they are.
 """
 
 import argparse

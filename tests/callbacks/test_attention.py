@@ -9,7 +9,7 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from lightning_seq.callbacks import AttentionLogger
 from lightning_seq.data.tokenization.id_names import names_tokenizer
@@ -237,8 +237,9 @@ def test_hugging_face_models_with_left_padding(train):
     _, without = train(HuggingFace, val_check_interval=3)
     trainer, with_it = train(HuggingFace, watcher, val_check_interval=3)
     assert torch.equal(without, with_it)
-    model = trainer.lightning_module.model.eval()
-    model.set_attn_implementation("eager")
+    trained = trainer.lightning_module.model
+    model = AutoModelForCausalLM.from_config(trained.config, attn_implementation="eager").eval()
+    model.load_state_dict(trained.state_dict())
     batch = next(iter(trainer.lightning_module.val_dataloader()))
     with torch.no_grad():
         maps = model(

@@ -661,8 +661,12 @@ def test_gradients_are_read_once_and_nothing_waits_for_the_device(train, tiny, c
     expected = reads[(clip and clip.get("gradient_clip_algorithm", "norm")) or None]
     assert [norms for norms, _ in without] == [expected[0]] * 8
     assert [norms for norms, _ in with_it] == [expected[1]] * 8
+    checks = Counts()
+    with checks:  # some versions of torch look at the percentile on a CPU
+        torch.rand(3).nanquantile(0.1)
+    own = checks.syncs if watch == "autoclip" else 0
     between = [i for i in range(8) if (i + 1) % 4]
-    assert [with_it[i][1] for i in between] == [without[i][1] for i in between]
+    assert [with_it[i][1] for i in between] == [without[i][1] + own for i in between]
 
 
 def test_the_way_to_the_device_is_counted_by_the_test_above():

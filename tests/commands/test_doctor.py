@@ -261,7 +261,7 @@ def test_resolved_prints_what_fit_would_save(command, here):  # noqa: F811
     [
         (["--trainer.devices=8"], "trainer.devices is 8, and this machine has 4 cores: give 4"),
         (["--trainer.strategy=fsdp"], "The strategy `fsdp` requires a GPU accelerator"),
-        (["--trainer.gradient_clip_val=0"], "trainer.gradient_clip_val is 0, which clips nothing"),
+        (["--trainer.gradient_clip_val=0"], "which clips nothing: give more than 0"),
         (
             ["--trainer.gradient_clip_val=null", "--trainer.gradient_clip_algorithm=norm"],
             "clips nothing without",

@@ -31,9 +31,9 @@ from tests.ranks import run_ranks
 FSDP, TENSOR, BOTH = (2, 1), (1, 2), (2, 2)
 SGD = {"optimizer": "sgd", "learning_rate": 0.1}
 # Models are trained in double precision, whose rounding is 2e-16 of a value. AdamW divides by 1e-8 at least
-# and multiplies by learning_rate, 1e-3: gradients that are zero but for rounding move a weight by
-# 1e-10 in six steps.
-ROUNDING = 1e-9
+# and multiplies by learning_rate, 1e-3: gradients that are zero but for rounding move a weight by 1e-10 in
+# six steps. torch 2.9 rounds the norm of spread gradients to fp32: 6e-8 of six steps of at most 0.1 x 0.5.
+ROUNDING = 1e-7
 WIDE = {"embedding_dim": 32, "num_heads": 4}
 
 
@@ -209,6 +209,15 @@ def test_penalties_are_those_of_one_process(mesh):
     same_on_every_mesh(TransformerLanguageModel, options, [mesh], lanes(continues=False).batches)
 
 
+@pytest.mark.parametrize("clip", [{"gradient_clip_val": 0.05}, {"gradient_clip_algorithm": "value"}])
+def test_gains_shared_by_all_heads_are_clipped_as_in_one_process(clip):
+    settings = {"gradient_clip_val": 5e-4, **clip}
+    batches = lanes(continues=False).batches
+    same_on_every_mesh(
+        TransformerLanguageModel, {"qk_norm": True, **SGD}, [TENSOR], batches, settings=settings
+    )
+
+
 def test_an_adaptive_softmax_and_buffers_of_ones_own():
     options = {"adaptive_cutoffs": [4, 8], "tie_weights": False}
     same_on_every_mesh(TransformerLanguageModel, options, [FSDP], lanes(continues=False).batches)
@@ -224,9 +233,10 @@ def test_muon_on_whole_matrices():
 @pytest.mark.parametrize("mesh", [FSDP, TENSOR])
 @pytest.mark.parametrize("options", [{"compile": True}, {"activation_checkpointing": True}])
 def test_compiled_and_recomputed(mesh, options):
-    same_on_every_mesh(
-        TransformerLanguageModel, {"num_layers": 2, **options}, [mesh], lanes(continues=False).batches
-    )
+    batches = lanes(continues=False).batches
+    # torch's compiler rounds some constants to fp32, on any CPU alike
+    tolerance = 1e-6 if "compile" in options else ROUNDING
+    same_on_every_mesh(TransformerLanguageModel, {"num_layers": 2, **options}, [mesh], batches, tolerance)
 
 
 @pytest.mark.slow
