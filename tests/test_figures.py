@@ -86,7 +86,7 @@ logger = WandbLogger(project="test", save_dir=sys.argv[1], offline=True)
 figure = new_figure(3, 2)
 figure.add_axes((0, 0, 1, 1)).imshow(np.eye(4), aspect="auto")
 log_figure(logger, "attention/heads", figure, 500)
-_log_text(logger, [(400, 2.5, "there was"), (500, None, "once upon a time")])
+_log_text(logger, [(400, 2.5, "there was"), (500, None, "once upon a time")], 499)
 logger.experiment.finish()
 """
     command = [sys.executable, "-W", "error::UserWarning:lightning_seq", "-c", script, str(tmp_path)]
