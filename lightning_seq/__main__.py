@@ -4,6 +4,7 @@ import importlib
 import io
 import os
 import pkgutil
+import select
 import signal
 import sys
 from argparse import ArgumentError, ArgumentParser, RawDescriptionHelpFormatter
@@ -55,9 +56,22 @@ def _dispatch_into_pipe(argv: list[str]) -> int:
         status = _dispatch(argv)
         sys.stdout.flush()  # here, where an error can be handled, rather than when the interpreter ends
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # drops what is still buffered
+        if not _reader_has_left():  # a pipe to another process broke
+            raise
         return 128 + signal.SIGPIPE
     return status
+
+
+def _reader_has_left() -> bool:
+    """Says whether nothing reads the standard output any more, and then drops what is still buffered."""
+    if not isinstance(sys.stdout, io.TextIOWrapper):  # a notebook's
+        return False
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    left = any(event & select.POLLERR for _, event in poll.poll(0))
+    if left:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return left
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -1,5 +1,6 @@
 """What the console script prints, whatever reads it."""
 
+import errno
 import io
 import subprocess
 import sys
@@ -33,3 +34,12 @@ def test_a_reader_that_has_read_enough_is_no_error(words):
         said = process.stderr.read()
     assert said == ""
     assert process.returncode == 141  # 128 + SIGPIPE, as for other programs
+
+
+def test_a_broken_pipe_of_another_process_is_an_error(monkeypatch):
+    def lose_a_worker(argv):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(a_command, "main", lose_a_worker)
+    with pytest.raises(BrokenPipeError):
+        main(["recipes"])

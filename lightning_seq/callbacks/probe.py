@@ -308,13 +308,13 @@ def undisturbed(module: LightningModule) -> Iterator[None]:
     with (
         torch.random.fork_rng(devices, device_type=kind if devices else "cuda"),
         evaluating(module),
-        _keeping(module),
+        _restoring_state(module),
     ):
         yield
 
 
 @contextmanager
-def _keeping(module: LightningModule) -> Iterator[None]:
+def _restoring_state(module: LightningModule) -> Iterator[None]:
     """Gives every submodule back the buffers, and the attributes that hold tensors or None, that it had."""
     buffers = [
         (m, name, x, x.clone()) for m in module.modules() for name, x in m._buffers.items() if x is not None

@@ -58,7 +58,7 @@ def evaluate(options: Namespace, data_words: list[str]) -> dict[str, Any]:
     start = time.perf_counter()
     with _progress(len(text.ids) - 1, "scoring") as bar:
         losses = score(network, torch.from_numpy(text.ids), protocol, options.batch_size, method, bar.update)
-    from_start = None
+    seconds, from_start = time.perf_counter() - start, None
     if isinstance(protocol, Stream) and method is None:
         from_start = initial_state_loss(network, torch.from_numpy(text.ids), batch_size=options.batch_size)
     sizes = {"characters": text.characters, "bytes": text.bytes, "words": text.words}
@@ -77,7 +77,7 @@ def evaluate(options: Namespace, data_words: list[str]) -> dict[str, Any]:
         "unknown_written": text.written,
         **measures(_total(losses, options.dynamic_learning_rate), len(losses), **sizes),
         "initial_state_loss": from_start,
-        "seconds": round(time.perf_counter() - start, 3),
+        "seconds": round(seconds, 3),
         "device": next((str(parameter.device) for parameter in network.parameters()), "cpu"),
     }
 
@@ -129,11 +129,10 @@ def _text(
     else:
         assert data is not None
         text = scored_text(data.encoded(split), data.tokenizer, max_tokens)
+    name = repr(path) if data is None else f"the {split} split of {data.describe()}"
     if len(text.ids) < 2:
-        name = repr(path) if data is None else f"the {split} split of {data.describe()}"
         raise InputError(f"{name} has {len(text.ids)} tokens, nothing to predict: give a longer text")
     if text.unknown_token is not None:
-        name = repr(path) if data is None else f"the {split} split of {data.describe()}"
         check_unknown(name, len(text.ids) - 1, max(0, text.unknown - text.written), text.unknown_token)
     known = model.hparams.get("vocab_size")
     if known is not None and (largest := int(np.max(text.ids))) >= known:
@@ -148,6 +147,7 @@ def _provenance(
 ) -> dict[str, Any]:
     """Returns the hash of the scored text, and how it compares with what the checkpoint was trained on."""
     record = getattr(model, "training_record", None)
+    fraction = recognized(record, text.ids)
     if data is None:
         assert path is not None
         sha256, of_train = file_sha256(path), None
@@ -157,8 +157,8 @@ def _provenance(
         "sha256": sha256,
         "trained_on": None if record is None else record["name"],
         "trained_on_sha256": None if record is None else record["sha256"],
-        "training_text_fraction": None if record is None else recognized(record, text.ids),
-        "comparison": comparison(record, text.ids, of_train),
+        "training_text_fraction": fraction,
+        "comparison": comparison(record, fraction, of_train),
     }
 
 

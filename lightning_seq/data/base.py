@@ -23,7 +23,7 @@ from lightning_seq.data.token_store import FORMAT, TokenStore
 from lightning_seq.data.tokenization.encoding import Ids, encode
 from lightning_seq.data.tokenization.tokenizers import characters_per_token, vocabulary_size
 from lightning_seq.data.tokenization.vocabulary import agreed, cached, check_spec
-from lightning_seq.data.training_text import comparison, training_record
+from lightning_seq.data.training_text import comparison, recognized, training_record
 from lightning_seq.data.unknown_tokens import check_unknown
 from lightning_seq.errors import InputError
 from lightning_seq.networks.base import check_dropout
@@ -137,7 +137,9 @@ class SequenceDataModule(ResumableDataModule):
 
     def content_sha256(self, split: Split) -> str:
         """Returns the digest of ``split``, which is computed once."""
-        return self._fingerprint(split)
+        if split not in self._fingerprints:
+            self._fingerprints[split] = self.fingerprint(split)
+        return self._fingerprints[split]
 
     def describe(self) -> str:
         """Returns what the text is, for people."""
@@ -148,7 +150,7 @@ class SequenceDataModule(ResumableDataModule):
         """The tokenizer, built from the training text or read from its file when first asked for."""
         if self._tokenizer is None:
             self._tokenizer = cached(
-                self._spec, self.cache_dir, self._fingerprint, self.tokenizer_texts, self._max_vocab_size
+                self._spec, self.cache_dir, self.content_sha256, self.tokenizer_texts, self._max_vocab_size
             )
         return self._tokenizer
 
@@ -216,7 +218,7 @@ class SequenceDataModule(ResumableDataModule):
     def _announce(self) -> None:
         counts = {split: self._store(split).counts for split in self.stored_splits}
         files = {split: self.source_files(split) for split in SPLITS}
-        rank_zero_info(summary(self.describe(), self._fingerprint("train"), counts, self.tokenizer, files))
+        rank_zero_info(summary(self.describe(), self.content_sha256("train"), counts, self.tokenizer, files))
 
     def source_files(self, split: Split) -> list[str]:
         """Returns the files that ``split`` is taken from, for the data summary; by default none."""
@@ -227,7 +229,7 @@ class SequenceDataModule(ResumableDataModule):
         stored = "train" in self.stored_splits
         ids = self._store("train").tokens if stored else np.empty(0, dtype=np.int64)
         counts = self._store("train" if stored else "validation").counts  # of a stream's text a sample
-        return training_record(self.describe(), self._fingerprint("train"), ids, counts.unknown)
+        return training_record(self.describe(), self.content_sha256("train"), ids, counts.unknown)
 
     def report_scored(self, split: Split, record: dict[str, Any] | None) -> None:
         """Says which text is scored, and how it compares with what a checkpoint was trained on.
@@ -236,8 +238,9 @@ class SequenceDataModule(ResumableDataModule):
             split: What is scored.
             record: As ``training_record`` returned it; None where the checkpoint records nothing.
         """
-        said = comparison(record, self._store(split).tokens, self._fingerprint("train"))
-        text = f"{self.describe()}, {split} split, sha256 {self._fingerprint(split)[:8]}"
+        fraction = recognized(record, self._store(split).tokens)
+        said = comparison(record, fraction, self.content_sha256("train"))
+        text = f"{self.describe()}, {split} split, sha256 {self.content_sha256(split)[:8]}"
         rank_zero_info(
             "\n".join(
                 textwrap.fill(line, COLUMNS, break_on_hyphens=False)
@@ -289,7 +292,7 @@ class SequenceDataModule(ResumableDataModule):
     def identity(self) -> dict[str, Plain]:
         """Returns the text and its tokens by their hashes, and how they are laid out."""
         return {
-            "text": f"sha256 {self._fingerprint('train')[:8]}",
+            "text": f"sha256 {self.content_sha256('train')[:8]}",
             "tokenizer": f"sha256 {digest([self.tokenizer.to_str()])[:12]}",
             "batching": self.batching,
             "batch_size": self.batch_size,
@@ -307,23 +310,18 @@ class SequenceDataModule(ResumableDataModule):
     def _unchanged(self, split: Split) -> Iterator[tuple[str, Ids]]:
         """Yields what ``encoded`` does, and then refuses to keep it under the digest of another text."""
         yield from self.encoded(split)
-        if self.fingerprint(split) != self._fingerprint(split):
+        if self.fingerprint(split) != self.content_sha256(split):
             raise InputError(
                 f"the {split} split of {self.describe()} changed while it was tokenized; start again, when "
                 "nothing writes to it"
             )
-
-    def _fingerprint(self, split: Split) -> str:
-        if split not in self._fingerprints:
-            self._fingerprints[split] = self.fingerprint(split)
-        return self._fingerprints[split]
 
     def _texts(self, split: Split) -> Iterable[str]:
         return separated(self.documents(split))
 
     def store_path(self, split: Split) -> Path:
         """Returns the folder that holds the tokens of ``split``, once they are prepared."""
-        key = digest([str(FORMAT), self._fingerprint(split), self.tokenizer.to_str()])[:32]
+        key = digest([str(FORMAT), self.content_sha256(split), self.tokenizer.to_str()])[:32]
         return self.cache_dir / "tokens" / key
 
     def _store(self, split: Split) -> TokenStore:

@@ -18,7 +18,7 @@ from lightning_seq.data.sources.documents import (
     whole_parts,
 )
 from lightning_seq.data.sources.files import find_files, read_text
-from lightning_seq.data.sources.named_splits import share_out
+from lightning_seq.data.sources.named_splits import assign_splits
 from lightning_seq.errors import InputError
 
 SUFFIXES = (".txt",)
@@ -111,7 +111,7 @@ class TextDataModule(SequenceDataModule):
     def _sources(self) -> dict[Split, list[_Source]]:
         """Returns the sources of "train" and of each split that has some of its own, by a path or by name."""
         paths: dict[Split, str] = {"train": self.path, **self._own_paths}
-        found = share_out(
+        found = assign_splits(
             {split: _find(path) for split, path in paths.items()}, paths, lambda each: each.name
         )
         return {split: _with_text(some) for split, some in found.items()}

@@ -14,7 +14,7 @@ from lightning_seq.data.batching.plans import Indices
 from lightning_seq.data.checks import at_least, path_or_sequences, plain_path
 from lightning_seq.data.sources.documents import FEWEST_TO_SPLIT_WHOLE, HELD_OUT, SPLITS, Split, whole_parts
 from lightning_seq.data.sources.files import find_files
-from lightning_seq.data.sources.named_splits import ARGUMENTS, share_out
+from lightning_seq.data.sources.named_splits import ARGUMENTS, assign_splits
 from lightning_seq.data.sources.token_sources import (
     SUFFIXES,
     Piece,
@@ -181,7 +181,7 @@ class TokenDataModule(SequenceDataModule):
         """Returns where each split lies: in which sources, and from where to where in ids."""
         found = {split: self._find(split, path) for split, path in self._paths.items()}
         paths = {split: _name(path) for split, path in self._paths.items()}
-        found = share_out(found, paths, lambda source: source.name)
+        found = assign_splits(found, paths, lambda source: source.name)
         shared: list[Split] = [split for split in SPLITS if split == "train" or split not in found]
         bounds = _bounds(_lengths(found["train"]), len(shared) - 1)
         spans = {split: (sources, 0, int(_lengths(sources).sum())) for split, sources in found.items()}

@@ -33,13 +33,15 @@ def training_record(name: str, sha256: str, ids: Ids, unknown_tokens: int = 0) -
     return {"name": name, "sha256": sha256, "passages": found, "unknown_tokens": unknown_tokens}
 
 
-def recognized(record: dict[str, Any], ids: Ids) -> float:
-    """Returns the fraction of the recorded passages that occur in ``ids``.
+def recognized(record: dict[str, Any] | None, ids: Ids) -> float | None:
+    """Returns the fraction of the recorded passages that occur in ``ids``; None where nothing is recorded.
 
     Args:
-        record: As :func:`training_record` returned it.
+        record: As :func:`training_record` returned it, or None.
         ids: The tokens of a text, by the same tokenizer.
     """
+    if record is None:
+        return None
     recorded, found = np.array(sorted(set(record["passages"])), dtype=np.uint64), set[int]()
     for start in range(0, max(0, len(ids) - PASSAGE_LENGTH + 1), HASHED_AT_ONCE):
         hashes = _hashes(ids[start : start + HASHED_AT_ONCE + PASSAGE_LENGTH - 1])
@@ -47,22 +49,22 @@ def recognized(record: dict[str, Any], ids: Ids) -> float:
     return sum(each in found for each in record["passages"]) / max(1, len(record["passages"]))
 
 
-def comparison(record: dict[str, Any] | None, ids: Ids, train_sha256: str | None = None) -> str:
+def comparison(record: dict[str, Any] | None, fraction: float | None, train_sha256: str | None = None) -> str:
     """Returns a phrase that says what a checkpoint was trained on, compared with a text that is scored.
 
     Args:
         record: What the checkpoint records; None where it records nothing.
-        ids: The tokens of the scored text.
+        fraction: Of the record's passages, as :func:`recognized` found it in the scored text.
         train_sha256: The digest of the training text that belongs to the scored text, where there is one.
     """
-    if record is None:
+    if record is None or fraction is None:
         return "the checkpoint does not record its training text"
-    share, own = recognized(record, ids), f"{record['name']}, sha256 {record['sha256'][:8]}"
+    own = f"{record['name']}, sha256 {record['sha256'][:8]}"
     if record["sha256"] == train_sha256:
         own = "the train split of this data"
-    elif share < REPORTED:
+    elif fraction < REPORTED:
         own = f"other data: {own}"
-    part = f", of which {share:.0%} occurs in the scored text" if share >= REPORTED else ""
+    part = f", of which {fraction:.0%} occurs in the scored text" if fraction >= REPORTED else ""
     return f"the checkpoint was trained on {own}{part}"
 
 

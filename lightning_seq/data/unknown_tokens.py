@@ -6,7 +6,7 @@ from lightning_seq.errors import InputError
 
 WARNED = 0.01
 REFUSED = 0.5  # of a text in other letters the spaces, digits and punctuation are known
-MENDING = 'train anew with a tokenizer made from this text, or with "byte" or "bpe", which know any text'
+REMEDY = 'train anew with a tokenizer made from this text, or with "byte" or "bpe", which know any text'
 
 
 def check_unknown(name: str, tokens: int, unknown: int, token: str) -> None:
@@ -25,10 +25,10 @@ def check_unknown(name: str, tokens: int, unknown: int, token: str) -> None:
     if fraction > REFUSED:
         raise InputError(
             f"{fraction:.1%} of the tokens of {name} are {token!r}, which stands for what the tokenizer does "
-            f"not know, so a loss says nothing of the text: {MENDING}"
+            f"not know, so a loss says nothing of the text: {REMEDY}"
         )
     if fraction >= WARNED:
         rank_zero_warn(
             f"{fraction:.1%} of the tokens of {name} are {token!r}, which stands for what the tokenizer does "
-            f"not know, so its loss compares with no other vocabulary's: {MENDING}"
+            f"not know, so its loss compares with no other vocabulary's: {REMEDY}"
         )

@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+from lightning_seq.evaluation.scoring import TOKENS_FROM_START
+
 COLUMNS = 80
 NAMES = 20  # columns of the names
 
@@ -40,7 +42,7 @@ def _rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if (start := result.get("initial_state_loss")) is not None:
         yield (
             "initial-state loss",
-            f"{start:.4f} nats per token, over the first 20 tokens read without a past",
+            f"{start:.4f} nats per token, over up to {TOKENS_FROM_START} tokens read without a past",
         )
     yield "perplexity", f"{_number(result['perplexity'])} per token"
     for unit in ("character", "byte"):

@@ -63,9 +63,8 @@ class CarriedState:
                 state = _in_precision_of(initial, state)
         if state is None or not (has_lanes(state, lanes) or batch["continues"].any()):
             return initial  # a new text may have another number of lanes
-        state = move(
-            state, batch["continues"].device
-        )  # Lightning moves batches, and knows nothing of a state
+        # Lightning moves batches to the device, but not the state
+        state = move(state, batch["continues"].device)
         keep = batch["continues"]
         if stage == "train" and self._suspect and has_lanes(state, lanes):
             keep = keep & finite_lanes(state, lanes, keep.device)

@@ -29,7 +29,7 @@ from lightning_seq.models.randomness import StepRandomness
 from lightning_seq.models.sizes import check_batch, check_documents, check_sizes
 from lightning_seq.models.token_normalization import TokenNormalization, on_backward
 from lightning_seq.models.training_log import TrainingLog
-from lightning_seq.models.training_settings import settings_to_go_on_with
+from lightning_seq.models.training_settings import resumed_settings
 from lightning_seq.models.unfinished_window import (
     gradients_for_checkpoint,
     restore_gradients,
@@ -396,13 +396,13 @@ class LanguageModel(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Divides the gradient by the tokens of the step: a subclass that overrides this calls super()."""
-        sum_partial_gradients(self.network)
+        sum_partial_gradients(p for group in optimizer.param_groups for p in group["params"])
         self._normalization.divide(optimizer, self.trainer)
 
     # -- data, tokenizer, checkpoint ------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Agrees with the data on the tokenizer: one from a checkpoint wins."""
+        """Agrees with the data on the tokenizer, a checkpoint's first, and forgets an earlier training."""
         self._output_check.clear()
         self._carried.forget("evaluation")
         if stage == "fit":
@@ -487,18 +487,18 @@ class LanguageModel(LightningModule):
         else:
             self._randomness.base = entry.get("seed")
             if "settings" in entry:
-                self._go_on_with(entry["settings"])
+                self._resume_settings(entry["settings"])
             self._open_window, self._normalization.tokens = entry.get("gradients"), None
             take_from_checkpoint(checkpoint, entry)
             self._carried.clear()
             if entry.get("state") is not None:
                 self._carried.from_checkpoint(entry["state"], self)
 
-    def _go_on_with(self, saved: dict[str, dict[str, Any]]) -> None:
+    def _resume_settings(self, saved: dict[str, dict[str, Any]]) -> None:
         """Takes the optimizer's settings that a checkpoint was trained with, where no others are given."""
         parameters = inspect.signature(LanguageModel.__init__).parameters
         defaults = {name: parameter.default for name, parameter in parameters.items()}
-        for name, value in settings_to_go_on_with(self._settings(), defaults, self.hparams, saved).items():
+        for name, value in resumed_settings(self._settings(), defaults, self.hparams, saved).items():
             if name in self._optimizer_options:
                 self._optimizer_options[name] = value
             else:

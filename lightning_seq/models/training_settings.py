@@ -1,4 +1,4 @@
-"""The optimizer's settings that a training goes on with: those it had, unless other ones are given."""
+"""The optimizer's settings of a resumed training: those it had, unless other ones are given."""
 
 from collections.abc import Container
 from typing import Any
@@ -9,10 +9,10 @@ Settings = dict[str, Any]
 OF_THE_OPTIMIZER = ("learning_rate", "weight_decay", "betas", "momentum")
 
 
-def settings_to_go_on_with(
+def resumed_settings(
     now: Settings, defaults: Settings, passed: Container[str], saved: dict[str, Settings]
 ) -> Settings:
-    """Returns the settings that the training before goes on with, and says in a line each what differs.
+    """Returns the settings that are taken from the checkpoint, and logs a line for each that differs.
 
     A value counts as given if the model has another one than the checkpoint's model was made with, unless it
     is a default that nobody passed.
@@ -32,8 +32,8 @@ def settings_to_go_on_with(
         if name in OF_THE_OPTIMIZER and not given:
             found[name] = before
             rank_zero_info(
-                f"resume: {name} goes on as {before}, which the checkpoint was trained with, and not {value}"
+                f"resume: {name} stays {before}, which the checkpoint was trained with, instead of {value}"
             )
         else:
-            rank_zero_info(f"resume: {name} was {before} and is {value}, as this model says")
+            rank_zero_info(f"resume: {name} was {before} and is now {value}, as given to this model")
     return found

@@ -16,19 +16,20 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from lightning_seq.networks.attention_modules import RunningModules
 
 _PRODUCTS = {
-    *(
-        "matmul",
-        "__matmul__",
-        "__rmatmul__",
-        "mm",
-        "bmm",
-        "baddbmm",
-        "addmm",
-        "addbmm",
-        "einsum",
-        "tensordot",
-    ),
-    *("inner", "linear", "mv", "dot"),
+    "matmul",
+    "__matmul__",
+    "__rmatmul__",
+    "mm",
+    "bmm",
+    "baddbmm",
+    "addmm",
+    "addbmm",
+    "einsum",
+    "tensordot",
+    "inner",
+    "linear",
+    "mv",
+    "dot",
 }
 _JOINS = {"cat", "concat", "concatenate"}
 _OTHER_JOINS = {"stack", "hstack", "vstack", "dstack", "pad_sequence"}

@@ -1,7 +1,7 @@
 """A network spread over the processes of a device mesh: FSDP2, tensor parallelism, or both."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -83,12 +83,12 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def sum_partial_gradients(network: nn.Module) -> None:
+def sum_partial_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Sums gradients over the ranks that are still partial sums, as those of weights shared by all heads are.
 
     torch does not clip partial sums by value, and some of its versions get their norm wrong.
     """
-    for parameter in network.parameters():
+    for parameter in parameters:
         gradient = parameter.grad
         if isinstance(gradient, DTensor) and any(each.is_partial() for each in gradient.placements):
             parameter.grad = gradient.redistribute(placements=parameter.placements)  # type: ignore[attr-defined]

@@ -41,10 +41,19 @@ def test_long_texts_are_hashed_in_parts(monkeypatch):
 def test_a_text_without_a_whole_passage_is_compared_by_its_hash(length):
     record = training_record("short.txt", "ab" * 32, ids_of(0, length))
     assert record["passages"] == []
-    assert comparison(record, ids_of(1, 99), "ab" * 32).endswith("trained on the train split of this data")
-    assert comparison(record, ids_of(1, 99), "cd" * 32).endswith("other data: short.txt, sha256 abababab")
-    assert comparison(record, ids_of(1, 99)).endswith("other data: short.txt, sha256 abababab")
-    assert comparison(None, ids_of(1, 99)) == "the checkpoint does not record its training text"
+    assert comparison(record, recognized(record, ids_of(1, 99)), "ab" * 32).endswith(
+        "trained on the train split of this data"
+    )
+    assert comparison(record, recognized(record, ids_of(1, 99)), "cd" * 32).endswith(
+        "other data: short.txt, sha256 abababab"
+    )
+    assert comparison(record, recognized(record, ids_of(1, 99))).endswith(
+        "other data: short.txt, sha256 abababab"
+    )
+    assert (
+        comparison(None, recognized(None, ids_of(1, 99)))
+        == "the checkpoint does not record its training text"
+    )
 
 
 def test_sequences_of_ids_have_a_record(tmp_path):

@@ -44,9 +44,7 @@ def test_an_attribute_set_before_fit_goes_on_with_fresh_models(fit, tmp_path, ca
         group = fit(fresh, tmp_path / f"{number - 1}.ckpt", 2 * number, tmp_path / f"{number}.ckpt")
         assert getattr(fresh, name) == CHANGED[name]
         assert group["lr" if name == "learning_rate" else name] in (CHANGED[name], 0.0)
-        assert (
-            f"resume: {name} goes on as {CHANGED[name]}, which the checkpoint was trained with" in caplog.text
-        )
+        assert f"resume: {name} stays {CHANGED[name]}, which the checkpoint was trained with" in caplog.text
 
 
 @pytest.mark.parametrize("options", [{}, {"learning_rate": 1e-2, "betas": (0.8, 0.9)}])
@@ -66,14 +64,14 @@ def test_a_value_that_is_given_wins_and_is_said(fit, tmp_path, caplog, given, by
     model = build(learning_rate=2e-2 if by_attribute else given)
     model.learning_rate = given
     assert fit(model, tmp_path / "1.ckpt", 4)["lr"] == given
-    assert f"resume: learning_rate was 0.02 and is {given}, as this model says" in caplog.text
+    assert f"resume: learning_rate was 0.02 and is now {given}, as given to this model" in caplog.text
 
 
 def test_another_schedule_is_said(fit, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     fit(build(schedule="cosine"), save=tmp_path / "1.ckpt")
     fit(build(), tmp_path / "1.ckpt", 4)
-    assert "resume: schedule was cosine and is constant, as this model says" in caplog.text
+    assert "resume: schedule was cosine and is now constant, as given to this model" in caplog.text
 
 
 def test_nothing_is_said_where_nothing_changes(fit, tmp_path, caplog):

@@ -102,8 +102,8 @@ def _role(ledger: ClippingLedger, largest: float) -> str:
 def _unseen(ledger: ClippingLedger) -> str:
     if ledger.out_of_sight:
         names = " and ".join(ledger.out_of_sight[:2])
-        return f"no clipping was seen, in {names} it would not be"
-    return "no clipping was seen, by hand with torch it would not be" if ledger.manual else ""
+        return f"no clipping was measured; clipping in {names} cannot be measured"
+    return "no clipping was measured; clipping by hand with torch cannot be measured" if ledger.manual else ""
 
 
 def _facts(ledger: ClippingLedger) -> str:

@@ -125,7 +125,7 @@ class _Found:
             step = step_of(self.trainer, self.data, vocab_size or 0)
             with building.complaining(self.problems.append):
                 check_documents(getattr(self.model, "network", None), self.data)
-            failing = f"{type(self.model).__name__} cannot run a training step, mend its network's forward"
+            failing = f"{type(self.model).__name__} cannot run a training step, correct its network's forward"
             with building.complaining(self.problems.append, failing):
                 budget.measure(mode, step, lambda: building.build_model(self.config.model, vocab_size))
             self.sections.append(budget.section(self.config, self.problems.append))

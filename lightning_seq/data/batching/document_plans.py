@@ -73,7 +73,7 @@ class DocumentLanePlan(Plan):
             at = np.where(there, at, 0)
             starts = pieces.starts[at]
             stops = np.where(there, pieces.stops[at], starts)
-            continues = (pieces.follows[at] > 0) & there & (step > 0) & self.kept(epoch, step)
+            continues = (pieces.follows[at] > 0) & there & (step > 0) & self.carries_state(epoch, step)
             return Rows(starts, stops, self.context_length, continues)
 
         return rows

@@ -93,7 +93,7 @@ class Plan(ABC):
         """Picks this rank's rows out of those of all ranks (..., rows)."""
         return rows[..., self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
 
-    def kept(self, epoch: int, step: int) -> npt.NDArray[np.bool_]:
+    def carries_state(self, epoch: int, step: int) -> npt.NDArray[np.bool_]:
         """Returns which of this rank's rows keep their carried state at ``step``, (batch,).
 
         A training that reads its text once would otherwise start from the initial state at its first step
@@ -149,7 +149,7 @@ class ContiguousPlan(Plan):
             starts = np.minimum(lanes + step * self.context_length, ends)
             stops = np.minimum(starts + self.context_length, ends)
             width = min(self.context_length, length)
-            return Rows(starts, stops, width, self.kept(epoch, step) & (step > 0))
+            return Rows(starts, stops, width, self.carries_state(epoch, step) & (step > 0))
 
         return rows
 

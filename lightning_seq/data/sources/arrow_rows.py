@@ -41,7 +41,7 @@ def kinds_of(schema: Any) -> dict[str, str]:
 
 
 def _kind(type_: Any) -> str:
-    from pyarrow import types
+    from pyarrow import BaseExtensionType, types
 
     if types.is_dictionary(type_):
         return _kind(type_.value_type)
@@ -51,13 +51,7 @@ def _kind(type_: Any) -> str:
         return NULL
     if types.is_nested(type_):
         return STRUCTURES
-    return BINARY if "binary" in str(type_) or isinstance(type_, _extension()) else str(type_)
-
-
-def _extension() -> Any:
-    import pyarrow
-
-    return pyarrow.BaseExtensionType
+    return BINARY if "binary" in str(type_) or isinstance(type_, BaseExtensionType) else str(type_)
 
 
 def _strings(column: Any, named: str, path: str, first: int) -> list[str | None]:

@@ -19,8 +19,14 @@ OPTIONS = {"csv": CSV, "json": ("field", "encoding"), "parquet": ()}
 # What a dataset's card may set for its files, and is not read here; what else it may set guesses types
 REFUSED = {
     "csv": (
-        *("skiprows", "nrows", "comment", "lineterminator", "dialect", "skipfooter"),
-        *("encoding_errors", "on_bad_lines"),
+        "skiprows",
+        "nrows",
+        "comment",
+        "lineterminator",
+        "dialect",
+        "skipfooter",
+        "encoding_errors",
+        "on_bad_lines",
     ),
     "json": ("encoding_errors",),
     "parquet": ("filters", "on_bad_files"),

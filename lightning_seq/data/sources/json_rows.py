@@ -7,10 +7,10 @@ from itertools import chain, islice
 from typing import Any
 
 from lightning_seq.data.sources.columns import NULL, STRUCTURES, TEXT, RowText
+from lightning_seq.data.sources.files import READ_AT_ONCE
 from lightning_seq.errors import InputError
 
 LOOKED_FOR_COLUMNS = 1000  # rows: a column that none of them has is not there
-READ_AT_ONCE = 1 << 20
 
 
 class _Integer(str):
@@ -77,7 +77,7 @@ def _value(value: Any, column: str, number: int, text: RowText, name: str) -> st
 def _objects(opened: io.TextIOWrapper, name: str, field: str | None) -> Iterator[dict[str, Any]]:
     values = _values(opened, name) if field is None else _whole(opened.read(), name, field)
     for number, value in enumerate(values):
-        if isinstance(value, str) and type(value) is str:
+        if type(value) is str:
             yield {"text": value}
         elif isinstance(value, dict):
             yield value
@@ -144,4 +144,4 @@ def _whole(text: str, name: str, field: str | None = None) -> Iterator[Any]:
 
 def _not_json(name: str, row: int, error: ValueError) -> InputError:
     reason = getattr(error, "msg", str(error))
-    return InputError(f"row {row:,} of {name!r} is not JSON ({reason}); mend it or take it out")
+    return InputError(f"row {row:,} of {name!r} is not JSON ({reason}); correct it or remove it")

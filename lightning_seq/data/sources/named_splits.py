@@ -30,7 +30,7 @@ class _Name(NamedTuple):
     outermost: bool  # whether the first or the last word is a keyword
 
 
-def splits_said(files: Sequence[Path], path: str) -> list[Split]:
+def splits_by_name(files: Sequence[Path], path: str) -> list[Split]:
     """Returns the split of each of the files that ``path`` means.
 
     A directory below ``path`` says the split of all that is in it, or else the name of a file its own. A
@@ -58,14 +58,14 @@ def splits_said(files: Sequence[Path], path: str) -> list[Split]:
 
 
 def split_files(files: Sequence[Path], path: str) -> dict[Split, list[Path]]:
-    """Returns the files that ``path`` means by those splits that there are; see ``splits_said``."""
+    """Returns the files that ``path`` means by those splits that there are; see ``splits_by_name``."""
     found: dict[Split, list[Path]] = {split: [] for split in SPLITS}
-    for file, split in zip(files, splits_said(files, path), strict=True):
+    for file, split in zip(files, splits_by_name(files, path), strict=True):
         found[split].append(file)
     return {split: some for split, some in found.items() if some}
 
 
-def share_out(
+def assign_splits(
     sources: Mapping[Split, Sequence[_Source]], paths: Mapping[Split, str], name: Callable[[_Source], str]
 ) -> dict[Split, list[_Source]]:
     """Returns the sources by their splits, none in two of them: a directory may hold the validation file.
@@ -90,7 +90,7 @@ def share_out(
             "source of its own"
         )
     found: dict[Split, list[_Source]] = {}
-    for source, split in zip(left, splits_said([Path(name(each)) for each in left], path), strict=True):
+    for source, split in zip(left, splits_by_name([Path(name(each)) for each in left], path), strict=True):
         if split in own:
             raise InputError(
                 f"{ARGUMENTS[split]} is {paths[split]!r}, and {path!r} has {name(source)!r}, named for "

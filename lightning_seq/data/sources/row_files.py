@@ -10,13 +10,12 @@ from typing import Any, BinaryIO
 
 from lightning_seq.data.sources.arrow_rows import parquet_rows
 from lightning_seq.data.sources.columns import TEXT, RowText
-from lightning_seq.data.sources.files import check_utf8_stream, naming_unreadable
+from lightning_seq.data.sources.files import READ_AT_ONCE, check_utf8_stream, naming_unreadable
 from lightning_seq.data.sources.hub import one_line_errors
 from lightning_seq.data.sources.json_rows import json_rows
 from lightning_seq.errors import InputError
 
 LONGEST_FIELD = 2**31 - 1  # bytes; the csv module's own limit is 128 kB
-READ_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
